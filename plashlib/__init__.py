@@ -1,0 +1,15 @@
+"""What the plash commands share. Each module has one subject:
+
+cli         the command line: arguments, errors, exit statuses
+docs        the commands and the text at their top
+store       the data directory: images, names, work in progress
+namespaces  user and mount namespaces, mounts; knows nothing of the store
+container   what a process sees: an image as its root filesystem
+archive     root filesystems to and from tar
+"""
+
+__version__ = "0.1.0"
+
+
+class Error(Exception):
+    """A failure that the user can act on; its text is one line without a full stop."""

@@ -1,0 +1,245 @@
+"""Root filesystems to and from tar archives, and copies of them.
+
+GNU tar does the work, each compression program in a process of its own beside it. This
+decides which programs run, and which of tar's complaints are failures.
+"""
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+
+from plashlib import Error, cli, namespaces
+
+BLOCK = 512  # of a tar archive, in bytes
+PIECE = 1 << 20  # what is read at once, in bytes
+
+# First bytes, the programs that expand it (the first that is there is taken), the name.
+COMPRESSIONS = (
+    (b"\x1f\x8b", ("pigz -dc", "gzip -dc"), "gzip"),
+    (b"\xfd7zXZ\0", ("xz -T0 -dc",), "xz"),
+    (b"\x28\xb5\x2f\xfd", ("zstd -dcq",), "zstd"),
+    (b"BZh", ("bzip2 -dc",), "bzip2"),
+    (b"\x04\x22\x4d\x18", ("lz4 -dcq",), "lz4"),
+    (b"LZIP", ("lzip -dc",), "lzip"),
+)
+# What is taken for an archive by mistake, by its first bytes.
+OTHERS = ((b"PK\x03\x04", "a zip archive"), (b"<", "a web page or XML"), (b"\x7fELF", "a program"),
+          (b"hsqs", "a squashfs filesystem"), (b"!<arch>", "a Debian package or ar archive"))
+# Programs that compress for a file of that suffix; the output of each depends on its input alone.
+SUFFIXES = {
+    (".gz", ".tgz"): ("pigz -n", "gzip -n"),
+    (".xz", ".txz"): ("xz -T0",),
+    (".zst", ".tzst"): ("zstd -qT0",),
+    (".bz2", ".tbz2"): ("bzip2",),
+    (".lz4",): ("lz4 -q",),
+}
+
+EXTRACT = ["tar", "--extract", "--file=-", "--preserve-permissions", "--numeric-owner", "--delay-directory-restore",
+           "--xattrs", "--xattrs-include=*", "--acls"]
+CREATE = ["tar", "--create", "--file=-", "--format=pax", "--numeric-owner", "--sparse", "--sort=name",
+          "--xattrs", "--xattrs-include=*", "--acls",
+          "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"]
+
+
+# What tar says of an archive that is as good as any.
+HARMLESS = ("Exiting with failure status", "Removing leading", "time stamp", "socket ignored",
+            "Ignoring unknown extended header", "A lone zero block")
+# What tar can't do in a user namespace, by its words; plash says it once, with a count.
+BORNE = {
+    "Cannot mknod: Operation not permitted": "device nodes left out, which a user namespace can't make",
+    "Cannot change ownership to uid": "files given to root, since their owners are not mapped here",
+    "Cannot set '": "extended attributes left out, which can't be set here",
+}
+
+
+def extract(source, root):
+    """Unpack the tar archive that the file descriptor source reads into the new directory root.
+
+    Device nodes and owners that a user namespace can't have are left out, with a line on
+    stderr. Raises Error where the archive is not whole, not sound or not a root
+    filesystem; root is then to be thrown away.
+    """
+    os.mkdir(root)
+    head, taken = _peek(source)
+    if not head:
+        raise Error("the archive is empty")
+    for magic, what in OTHERS:
+        if head.startswith(magic):
+            raise Error(f"not a tar archive, but {what}")
+    commands = [_installed(programs, f"to read {what}")
+                for magic, programs, what in COMPRESSIONS if head.startswith(magic)]
+    owners = "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
+    # An archive's overlayfs xattrs would be orders to the kernel, not content.
+    commands.append([*EXTRACT, owners, "--xattrs-exclude=user.overlay.*", "--directory", root])
+    _run("unpack", commands, source, head=head if taken else b"")
+    names = set(os.listdir(root))
+    if not names:
+        raise Error("the archive holds no files")
+    if names & {"oci-layout", "manifest.json"} and not names & {"bin", "etc", "usr"}:
+        raise Error("an archive of image layers (docker save, OCI), not of a root filesystem"
+                    " (docker export makes one)")
+
+
+def create(root, target, compress=None):
+    """Write the tree at root as a tar archive to the file descriptor target.
+
+    One tree gives the same bytes each time. compress is a program's words, or None.
+    Raises Error; BrokenPipeError where the reader has gone.
+    """
+    pack = [*CREATE, "--directory", root, "."]
+    _run("pack", [pack, compress] if compress else [pack], target=target)
+
+
+@contextlib.contextmanager
+def whole_file(file):
+    """Open a file to write to that is there whole, or not at all, when the `with` statement ends.
+
+    What is no regular file, such as a device or a pipe, is written to as it is.
+    """
+    if os.path.exists(file) and not os.path.isfile(file):
+        with open(file, "wb") as opened:
+            yield opened
+        return
+    file = os.path.realpath(file)
+    temporary = f"{os.path.dirname(file)}/.plash-{os.urandom(8).hex()}"
+    try:
+        with open(temporary, "xb") as opened:
+            yield opened
+            os.fsync(opened.fileno())
+        os.rename(temporary, file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, error.strerror, file) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def compression(file):
+    """The words of the program that the name of file asks for; None for a plain tar. Raises Error."""
+    for suffixes, programs in SUFFIXES.items():
+        if file.endswith(suffixes):
+            return _installed(programs, f"to write {file}")
+    return None
+
+
+def copy(source, target):
+    """Copy what is in the directory source into the empty directory target: all that tar keeps.
+
+    Device nodes that can't be made are left out. Raises Error.
+    """
+    unpack = [*EXTRACT, "--same-owner", "--directory", target]
+    _run("copy", [[*CREATE, "--directory", source, "."], unpack])
+
+
+def copy_layer(source, target):
+    """Copy a layer, a directory that overlayfs wrote to, to the new directory target.
+
+    Where target's filesystem refuses the device files that are whiteouts, as an overlay
+    does, they become overlayfs's other kind: an empty file with an xattr (Linux 6.8; see
+    "Nesting overlayfs mounts" in the kernel's overlayfs.rst). Raises OSError, Error.
+    """
+    os.mkdir(target)
+    copy(source, target)
+    for directory, _, files in os.walk(source):
+        for name in files:
+            status = os.lstat(f"{directory}/{name}")
+            place = target + directory[len(source):]
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0 and not os.path.lexists(f"{place}/{name}"):
+                _xattr_whiteout(target, place, name)
+
+
+def _xattr_whiteout(root, directory, name):
+    try:
+        opaque = os.getxattr(directory, "user.overlay.opaque")
+    except OSError:
+        opaque = b""
+    if opaque == b"y":
+        return  # nothing below shows through: there is nothing to hide
+    os.setxattr(root, "user.overlay.opaque", b"x")
+    os.setxattr(directory, "user.overlay.opaque", b"x")
+    os.close(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.setxattr(f"{directory}/{name}", "user.overlay.whiteout", b"y")
+
+
+def _installed(programs, purpose):
+    """The words of the first of programs that is installed. Raises Error."""
+    for program in programs:
+        if shutil.which(program.split()[0]):
+            return program.split()
+    raise Error(f"{purpose}, install {programs[-1].split()[0]}")
+
+
+def _peek(source):
+    """The first block of source, and whether it is taken out of it, as of a pipe."""
+    try:
+        return os.pread(source, BLOCK, os.lseek(source, 0, os.SEEK_CUR)), False
+    except OSError:
+        pass
+    head = b""
+    while len(head) < BLOCK:
+        piece = os.read(source, BLOCK - len(head))
+        if not piece:
+            break
+        head += piece
+    return head, True
+
+
+def _run(verb, commands, source=None, target=None, head=b""):
+    """Run commands as a pipeline, from the descriptor source (None: nothing) to target (None: stderr).
+
+    head is what was taken out of source already; verb tells in errors what was tried.
+    Raises Error where a command fails.
+    """
+    processes = []
+    stdin = subprocess.PIPE if head else subprocess.DEVNULL if source is None else source
+    with open(os.memfd_create("stderr"), "w+b") as complaints:
+        try:
+            for words in commands:
+                stdout = subprocess.PIPE if words is not commands[-1] else 2 if target is None else target
+                processes.append(subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=complaints,
+                                                  env={**os.environ, "LC_ALL": "C"}))
+                if processes[1:]:
+                    stdin.close()
+                stdin = processes[-1].stdout
+            if head:
+                _feed(head, source, processes[0].stdin)
+            for process in processes:
+                process.wait()
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        complaints.seek(0)
+        lines = complaints.read().decode(errors="surrogateescape").splitlines()
+    if target is not None and processes[-1].returncode == -signal.SIGPIPE:
+        raise BrokenPipeError
+    _judge(verb, processes, lines)
+
+
+def _feed(head, source, target):
+    """Write head and the rest of source to the file object target, and close it."""
+    try:
+        with target:
+            while head:
+                target.write(head)
+                head = os.read(source, PIECE)
+    except BrokenPipeError:
+        pass  # its reader ended early, and says why
+
+
+def _judge(verb, processes, lines):
+    """Raise Error where a process failed, but for what has to be borne; warn of that."""
+    lines = [line for line in lines if not any(words in line for words in HARMLESS)]
+    for words, summary in BORNE.items():
+        borne = [line for line in lines if words in line]
+        if borne:
+            lines = [line for line in lines if words not in line]
+            cli.warn(f"{len(borne)} {summary} (the first: {borne[0].partition(': ')[2]})")
+    failed = [process.args[0] for process in processes if process.returncode not in (0, -signal.SIGPIPE)]
+    # Whichever ends with a failure of its own explains it; tar's status alone can be one that is borne.
+    if lines and failed or set(failed) - {"tar"} or any(process.returncode < 0 for process in processes[-1:]):
+        foreign = [line for line in lines if not line.startswith("tar: ")]
+        why = (foreign or lines or [f"{(failed or ['tar'])[0]} failed"])[0]
+        raise Error(f"cannot {verb}: {why[5:] if why.startswith('tar: ') else why}")

@@ -1,0 +1,128 @@
+"""The command line that every command shares: arguments, errors, exit statuses.
+
+Importing this sets how a command fails: one line on stderr, never a traceback
+(but for PLASH_DEBUG=1), and stdout written line by line, so that an error in it is seen.
+"""
+import os
+import sys
+
+from plashlib import Error
+
+FAILED, USAGE, CANNOT_EXECUTE, NOT_FOUND = 1, 2, 126, 127
+
+name = os.path.basename(sys.argv[0]).replace("-", " ", 1)
+
+
+def parse(doc):
+    """The command line, matched with the usage in doc; a dict as docopt returns it.
+
+    --help prints doc and exits 0; arguments that do not fit exit 2 with one line.
+    Where the last argument is a command (CMD), options end at the first argument.
+    """
+    arguments = sys.argv[1:]
+    usage = [line.strip() for line in doc.partition("Usage:")[2].partition("\n\n")[0].splitlines()]
+    usage = [line for line in usage if line]
+    command_last = "CMD" in usage[0]
+    for word in arguments:
+        if word in ("-h", "--help"):
+            print(doc.strip())
+            sys.exit(0)
+        if command_last and not word.startswith("-"):
+            break
+    args = _positional(usage, arguments, command_last)
+    return _docopt(doc, usage, arguments, command_last) if args is None else args
+
+
+def _positional(usage, arguments, command_last):
+    """Match arguments without options; None leaves it to docopt, which costs 30 ms to import."""
+    if len(usage) != 1 or not command_last and any(word[:1] == "-" and word != "-" for word in arguments):
+        return None
+    if arguments and arguments[0][:1] == "-" and arguments[0] != "-":
+        return None
+    args, left, optional = {}, list(arguments), 0
+    words = usage[0].replace("[", " [ ").replace("]", " ] ").replace("...", " ... ").split()[2:] + [""]
+    for word, following in zip(words, words[1:]):
+        if word in "[]":
+            optional += 1 if word == "[" else -1
+        elif word.startswith("-"):
+            option, equals, _ = word.partition("=")
+            args[option] = None if equals else 0 if following == "..." else False
+        elif following == "...":
+            args[word], left = left, []
+            if not args[word] and not optional:
+                return None
+        elif word != "...":
+            args[word] = left.pop(0) if left else None
+            if args[word] is None and not optional:
+                return None
+    return None if left else args
+
+
+def _docopt(doc, usage, arguments, command_last):
+    if sys.flags.no_site:
+        # Installed commands start without site, for speed; docopt may be in its directories.
+        import site
+        site.main()
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+    try:
+        import docopt
+    except ImportError:
+        usage_error(usage[0], "(and the Python package docopt, which reads options, is not installed)")
+    try:
+        return dict(docopt.docopt(doc, arguments, help=False, options_first=command_last))
+    except docopt.DocoptExit:
+        known = doc.replace("=", " ").replace("[", " ").replace("]", " ").split()
+        for word in arguments:
+            if word[:1] != "-" and command_last:
+                break
+            if word[:1] == "-" and word != "-" and word.partition("=")[0] not in known:
+                usage_error(usage[0], f"(there is no option {word})")
+        usage_error(usage[0])
+
+
+def usage_error(usage, note=""):
+    """Exit 2 with the usage in one line."""
+    die(USAGE, f"usage: {usage} {note}".rstrip())
+
+
+def _say(text):
+    if sys.stderr:
+        print(name + ": " + text.replace("\n", "\\n"), file=sys.stderr)
+
+
+def die(status, text):
+    """Exit with status and one line on stderr."""
+    _say(text)
+    sys.exit(status)
+
+
+def warn(text):
+    """One line on stderr for what the user should know of a success."""
+    _say(text)
+
+
+def explain(error):
+    """The one line that tells the user of an exception."""
+    if isinstance(error, OSError) and error.strerror:
+        what = os.fsdecode(error.filename) + ": " if isinstance(error.filename, (str, bytes)) else ""
+        return what + error.strerror
+    if isinstance(error, (Error, OSError)):
+        return str(error)
+    return f"internal error: {type(error).__name__}: {error} (PLASH_DEBUG=1 shows where)"
+
+
+def _fail(kind, error, trace):
+    if os.environ.get("PLASH_DEBUG") == "1":
+        sys.__excepthook__(kind, error, trace)
+    elif issubclass(kind, BrokenPipeError):
+        # Whoever read stdout has gone, as in `plash help | head -1`: that is no error to speak of.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    elif not issubclass(kind, KeyboardInterrupt):
+        _say(explain(error))
+
+
+sys.excepthook = _fail
+for stream in sys.stdout, sys.stderr:
+    # File names may hold any bytes.
+    if stream:
+        stream.reconfigure(line_buffering=True, errors="surrogateescape")

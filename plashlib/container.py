@@ -1,0 +1,351 @@
+"""What a process sees: an image as its root filesystem, with parts of the host in it.
+
+A container here is an ordinary process that enters namespaces, mounts, and execs: its
+pid, terminal, signals and exit status are the command's own.
+"""
+import errno
+import os
+import stat
+
+from plashlib import Error, cli, namespaces, store
+
+HOST_DIRECTORIES = ("/dev", "/proc", "/sys", "/home")
+HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+KEPT = {"TERM", "COLORTERM", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "LANG", "TZ", "HOME", "USER",
+        *PROXIES, *map(str.upper, PROXIES)}
+
+
+def run(image, command, changes=None):
+    """Become command in the Image; an empty command is root's login shell.
+
+    changes is where writes go, as for mount_root(); None drops them with the process.
+    """
+    place, binds, passed = working_directory(), host_binds(), environment()
+    namespaces.become_root()
+    mount_root(image, changes, binds)
+    enter(binds, place)
+    execute(command or login_shell(), passed)
+
+
+def chroot(directory, command):
+    """Become command with directory as the root filesystem; an empty command is root's login shell."""
+    place, passed = working_directory(), environment()
+    namespaces.become_root()
+    namespaces.private_mounts()
+    mounted = store.path() + "/mnt"
+    scratch = _mount_scratch(mounted)
+    try:
+        namespaces.mount(os.path.realpath(directory), mounted, flags=namespaces.MS_BIND | namespaces.MS_REC)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, directory) from None
+    _leave_out_of_binds(scratch)
+    # The directory is the user's own: where it has no place to mount on, none is made.
+    enter([bind for bind in host_binds() if _has_point(mounted, *bind)], place)
+    execute(command or login_shell(), passed)
+
+
+def build(image, layer, command):
+    """Run command in the Image so that what it writes fills the store.NewLayer layer.
+
+    Returns the command's exit status, as a shell has it. What the command leaves running
+    is killed, because an image does not change once it is there. The caller is root of
+    its user namespace already.
+    """
+    place, mounted, passed = working_directory(), store.path() + "/mnt", {**environment(), "HOME": "/root"}
+    tmp = layer.path + "/tmp"
+    os.mkdir(tmp)
+    os.chmod(tmp, 0o1777)
+    binds = host_binds(tmp)
+    entry = layer.path[len(store.path()) + 1:]
+    # volatile: what the build's programs sync need not reach the disk before all of the layer does.
+    written = mount_root(image, (store.path(), entry + "/node/_data/root", entry + "/work"), binds, "volatile")
+
+    def child():
+        namespaces.die_with_parent()
+        namespaces.private_mounts()
+        os.dup2(2, 1)
+        enter(binds, place)
+        execute(command or login_shell(), passed)
+
+    status = namespaces.run_child(child)
+    namespaces.unmount(mounted)
+    if status == 0 and written != layer.root:
+        store.copy_layer(written, layer.root)
+    return status
+
+
+def working_directory():
+    """The working directory's path, and what tells later whether a path leads to the same one."""
+    try:
+        return os.getcwd(), os.stat(".")
+    except FileNotFoundError:
+        return "/", None
+
+
+def host_binds(tmp=None):
+    """What of the host a process sees, as pairs of its path and the path in the container.
+
+    tmp is the directory to be the /tmp of a build, whose home is the image's own /root.
+    """
+    home = os.path.normpath(os.environ.get("HOME") or "/")
+    directories = [*HOST_DIRECTORIES, *([] if tmp else ["/tmp"])]
+    seen = any((home + "/").startswith(directory + "/") for directory in directories)
+    if home[:1] == "/" and home.strip("/") and not seen and not (tmp and home == "/root"):
+        directories.append(home)
+    binds = [(path, path) for path in directories if os.path.isdir(path)]
+    binds += [(path, path) for path in HOST_FILES if os.path.isfile(path)]
+    return binds + ([(tmp, "/tmp")] if tmp else [])
+
+
+def mount_root(image, changes, binds, options=""):
+    """Mount the Image, writable, on the store's mnt/ in a new mount namespace.
+
+    changes  (directory, upperdir, workdir): the paths below directory are made where they
+             are missing; None writes to a tmpfs
+    binds    as of host_binds(); those for which the image has no place are taken out
+    options  more of overlayfs's options
+
+    Returns the directory that takes the writes: one in a tmpfs where the store's own
+    filesystem can hold no upper layer. Raises OSError, Error.
+    """
+    namespaces.private_mounts()
+    mounted = store.path() + "/mnt"
+    scratch = _mount_scratch(mounted)
+    layers = image.layers()
+    points = mounted + "/points"
+    umask = os.umask(0o022)
+    os.makedirs(points + "/host")
+    binds[:] = [bind for bind in binds if _make_point(points, layers, *bind)]
+    lower = [os.open(points, os.O_PATH | os.O_CLOEXEC), *layers]
+    in_memory = mounted, "data", "work"
+    if changes is None:
+        changes = in_memory if _holds_user_xattrs(points) else _on_disk()
+    try:
+        written = _mount_overlay(image, mounted, lower, changes, options)
+    except OSError as error:
+        if error.errno != errno.EINVAL or changes[0] != store.path():
+            raise
+        written = _mount_overlay(image, mounted, lower, in_memory, options)
+    os.umask(umask)
+    _leave_out_of_binds(scratch)
+    if not os.path.exists(image.path):
+        raise Error(f"no image: {image.id} (it was removed meanwhile)")
+    return written
+
+
+def mount(image, target, changes=None):
+    """Mount the Image on the directory target, which is returned.
+
+    changes is a directory that keeps what is written, made if missing; None mounts read-only.
+    Raises OSError, Error.
+    """
+    layers = image.layers()
+    if changes:
+        os.makedirs(changes, exist_ok=True)
+        _mount_overlay(image, target, layers, (os.path.realpath(changes), "data", "work"))
+    else:
+        # A read-only overlay must have two layers: the empty one is the second of image 1.
+        bottom = os.open(store.path() + "/layer/0/_data/root", os.O_PATH | os.O_CLOEXEC)
+        namespaces.overlay(image.path, target, [*layers, bottom])
+    return target
+
+
+def _mount_scratch(mounted):
+    """Mount a tmpfs on mounted, for plash's own use; returns a descriptor of it."""
+    namespaces.mount("plash", mounted, "tmpfs", options="mode=0755")
+    return os.open(mounted, os.O_PATH | os.O_CLOEXEC)
+
+
+def _leave_out_of_binds(scratch):
+    """Keep binds of the host's directories from copying the tmpfs and what is mounted on it."""
+    namespaces.mount(None, f"/proc/self/fd/{scratch}", flags=namespaces.MS_UNBINDABLE)
+
+
+def _holds_user_xattrs(directory):
+    """Whether the filesystem can hold overlayfs's xattrs; a tmpfs can since Linux 6.6."""
+    try:
+        os.setxattr(directory, "user.plash", b"")
+    except OSError:
+        return False
+    return True
+
+
+def _on_disk():
+    """Where the changes of a run go that no tmpfs can take; `plash clean` removes it afterwards."""
+    entry = "tmp/" + os.urandom(8).hex()
+    os.mkdir(f"{store.path()}/{entry}", 0o700)
+    return store.path(), entry + "/data", entry + "/work"
+
+
+def _mount_overlay(image, mounted, lower, changes, options=""):
+    """Mount the descriptors lower with the places of changes, made where missing, on top.
+
+    Returns the upper directory's path.
+    """
+    directory, upper, work = changes
+    for name in upper, work:
+        try:
+            os.mkdir(f"{directory}/{name}")
+        except FileExistsError:
+            continue
+        if name == upper:
+            _copy_attributes(image.path + "/_data/root", f"{directory}/{upper}")
+    fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+    namespaces.overlay(image.path, mounted, lower, (fd, upper, work), options)
+    return f"{directory}/{upper}"
+
+
+def _make_point(points, layers, source, target):
+    """Make the place to mount source on, in plash's own layer; False where there can be none.
+
+    That layer stands on top of the image's, so that no build captures it and that it covers
+    whatever the image has there, such as a dangling symbolic link. A directory on the way
+    has the attributes that it has in the image, which is what a build copies up.
+    """
+    *parents, _ = target[1:].split("/")
+    way = ""
+    for parent in parents:
+        way += "/" + parent
+        if os.path.isdir(points + way):
+            continue
+        found = _find(layers, way[1:])
+        if found and not _is_directory(found):
+            return False
+        os.mkdir(points + way)
+        if found:
+            _copy_attributes(found, points + way)
+    if os.path.isdir(source):
+        os.mkdir(points + target)
+    else:
+        os.close(os.open(points + target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    return True
+
+
+def _find(layers, path):
+    """The path of the topmost layer's entry of that name; None where there is none."""
+    for fd in layers:
+        try:
+            status = os.stat(path, dir_fd=fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        whiteout = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+        return None if whiteout else f"/proc/self/fd/{fd}/{path}"
+    return None
+
+
+def _is_directory(path):
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _has_point(root, source, target):
+    """Whether target is in root and of the same kind as source, with no symbolic link on the way."""
+    place = root
+    for part in target[1:].split("/"):
+        place += "/" + part
+        if os.path.islink(place):
+            return False
+    return os.path.isdir(place) if os.path.isdir(source) else os.path.isfile(place)
+
+
+def _copy_attributes(source, target):
+    """Give target the owner, mode, times and xattrs of source, but for overlayfs's own xattrs."""
+    status = os.stat(source)
+    try:
+        os.chown(target, status.st_uid, status.st_gid)
+    except OSError:
+        pass  # an owner that is not mapped here: it stays the caller's
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(source):
+        if not name.startswith("user.overlay."):
+            try:
+                os.setxattr(target, name, os.getxattr(source, name))
+            except OSError:
+                pass  # one that the filesystem, or this user namespace, does not take
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def enter(binds, place):
+    """Make what is mounted on the store's mnt/ the root filesystem, with binds in it.
+
+    place is the working_directory() to go to: itself where it can be seen, else below
+    /host, else "/". Raises OSError.
+    """
+    mounted = store.path() + "/mnt"
+    os.chdir(mounted)
+    for source, target in binds:
+        namespaces.mount(source, "." + target, flags=namespaces.MS_BIND | namespaces.MS_REC)
+    if _is_directory("host"):
+        namespaces.pivot("host")
+        namespaces.unmount("/host" + mounted)
+    else:
+        namespaces.pivot(".")
+        namespaces.unmount(".")
+    path, status = place
+    for directory in path, "/host" + path, "/":
+        try:
+            os.chdir(directory)
+            if os.path.samestat(os.stat("."), status):
+                break
+        except (OSError, AttributeError):
+            continue
+
+
+def variables():
+    """The environment that this process was started with."""
+    given = dict(os.environ)
+    if given.get("LC_CTYPE", "").lower().endswith(("utf-8", "utf8")):
+        # Python sets this one in its own environment where the locale is C (PEP 538).
+        with open("/proc/self/environ", "rb") as file:
+            if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+                del given["LC_CTYPE"]
+    return given
+
+
+def environment():
+    """The variables that pass into a container, and PATH."""
+    given = variables()
+    kept = {*KEPT, *given.get("PLASH_EXPORT", "").split(":")}
+    passed = {name: value for name, value in given.items()
+              if name in kept or name.startswith(("LC_", "PLASH_"))}
+    return {**passed, "PATH": PATH}
+
+
+def login_shell():
+    """Root's shell by the container's /etc/passwd, else /bin/sh, as the words that start it."""
+    shell = ""
+    try:
+        with open("/etc/passwd", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                if line.startswith("root:"):
+                    shell = line.rstrip("\n").split(":")[-1]
+                    break
+    except OSError:
+        pass
+    return [shell if os.access(shell, os.X_OK) else "/bin/sh", "-l"]
+
+
+def execute(command, passed):
+    """Become command, with the environment passed, in whose PATH its first word is looked up.
+
+    Exits 127 where it is not found and 126 where it can't be executed.
+    """
+    program = command[0]
+    places = [program]
+    if "/" not in program:
+        places = [f"{directory or '.'}/{program}" for directory in passed.get("PATH", PATH).split(":")]
+    namespaces.default_signals()
+    failure = None
+    # Not os.execvpe(), which imports a module when it is called: the host's files are out of sight by now.
+    for place in places:
+        try:
+            os.execve(place, command, passed)
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.isfile(place):
+                failure = "its interpreter or loader is missing"
+        except (OSError, ValueError) as error:
+            failure = failure or getattr(error, "strerror", None) or str(error)
+    if failure:
+        cli.die(cli.CANNOT_EXECUTE, f"cannot execute {program}: {failure}")
+    cli.die(cli.NOT_FOUND, f"command not found: {program}")

@@ -1,0 +1,75 @@
+"""The commands, and the text at the top of each, of which all documentation is made."""
+import os
+
+GROUPS = "Import Image", "Export Image", "Image Commands", "Other Commands", "Plugins"
+HEAD = 1 << 14  # so much of a file is searched for its text, in bytes
+
+own = os.path.dirname(os.path.realpath(os.path.abspath(__import__("sys").argv[0])))
+
+
+def commands():
+    """All commands: a dict of their names, without `plash-`, to the files that run them.
+
+    plash's own come first, then the plugins on PATH; of two of one name, the one that runs.
+    """
+    found = {}
+    for directory in [own, *os.environ.get("PATH", "").split(":")]:
+        try:
+            names = sorted(os.listdir(directory or "."))
+        except OSError:
+            continue
+        for name in names:
+            file = os.path.join(directory, name)
+            if name.startswith("plash-") and os.access(file, os.X_OK) and os.path.isfile(file):
+                found.setdefault(name[len("plash-"):], file)
+    return found
+
+
+def text(file):
+    """The text at the top of a command's file: a docstring, or its first block of # comments."""
+    try:
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            head = opened.read(HEAD)
+    except OSError:
+        return ""
+    if not head.startswith("#!"):
+        return ""
+    lines = head.splitlines()[1:]
+    for index, line in enumerate(lines):
+        quote = line.lstrip("rR")[:3]
+        if quote in ('"""', "\'\'\'"):
+            return "\n".join(lines[index:]).split(quote)[1].strip()
+        if line.startswith("#"):
+            block = []
+            for line in lines[index:]:
+                if not line.startswith("#"):
+                    break
+                block.append(line[1:].removeprefix(" "))
+            if "".join(block).strip(" -*coding:utf8"):
+                return "\n".join(block).strip()
+        elif line.strip():
+            break
+    return ""
+
+
+def summary(doc):
+    """The first line of a command's text, without its full stop."""
+    return doc.partition("\n")[0].rstrip(".")
+
+
+def usage(doc):
+    """The lines of a command's usage, without the word `Usage:`."""
+    lines = doc.partition("Usage:")[2].partition("\n\n")[0].splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def group(name, file, doc):
+    """The group that a command is listed in; one whose first argument is an ID is of images."""
+    if os.path.realpath(os.path.dirname(file)) != own:
+        return "Plugins"
+    if name.startswith("pull:"):
+        return "Import Image"
+    if name.startswith("push:"):
+        return "Export Image"
+    words = [word for word in (usage(doc) or [""])[0].split()[2:] if not word.startswith(("[", "-"))]
+    return "Image Commands" if words[:1] == ["ID"] else "Other Commands"

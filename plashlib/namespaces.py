@@ -1,0 +1,263 @@
+"""User and mount namespaces, and the mounts inside them, straight from libc.
+
+This knows nothing of images. It rests on user_namespaces(7), mount_namespaces(7),
+mount(2), pivot_root(2), subuid(5) and the kernel's Documentation/filesystems/overlayfs.rst.
+Little is imported, because every `plash run` pays for it.
+"""
+import ctypes
+import errno
+import os
+import sys
+
+from plashlib import Error
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+MS_RDONLY = 1 << 0
+MS_BIND = 1 << 12
+MS_REC = 1 << 14
+MS_UNBINDABLE = 1 << 17
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+SIGKILL, SIGPIPE, SIGXFSZ = 9, 13, 25
+
+# The kernel's OVL_MAX_STACK: so many lower layers one overlay can have.
+OVERLAY_LAYERS = 500
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+# Each setting that forbids what plash needs, its forbidding value, and one that allows it.
+_SETTINGS = (
+    ("user.max_user_namespaces", "0", "15000"),
+    ("kernel.unprivileged_userns_clone", "0", "1"),
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+)
+
+
+def _call(function, *arguments, path=None):
+    """Call a function of libc; raise OSError with path as its filename where it fails."""
+    if getattr(libc, function)(*arguments) == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+
+
+def mount(source, target, kind=None, flags=0, options=None):
+    """mount(2). Paths are str or bytes, options is ASCII; raises OSError."""
+    source, target = (path and os.fsencode(path) for path in (source, target))
+    _call("mount", source, target, kind and kind.encode(), ctypes.c_ulong(flags),
+          options and options.encode(), path=target)
+
+
+def unmount(target):
+    """Detach the mount at target, as `umount --lazy` does; raises OSError."""
+    _call("umount2", os.fsencode(target), MNT_DETACH, path=target)
+
+
+def syncfs(fd):
+    """syncfs(2): all of the filesystem that fd is on reaches the disk; raises OSError."""
+    _call("syncfs", fd)
+
+
+def die_with_parent():
+    """Be killed when the parent process ends (PR_SET_PDEATHSIG)."""
+    _call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+
+
+def default_signals():
+    """Undo what Python does to signals: it ignores two, and exec would pass that on."""
+    for number in SIGPIPE, SIGXFSZ:
+        libc.signal(number, None)
+
+
+def forbidden():
+    """The sysctl setting that forbids user namespaces, and the command that allows them.
+
+    Returns one line, or None where no setting is known to forbid them.
+    """
+    for name, bad, good in _SETTINGS:
+        try:
+            with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as file:
+                value = file.read().strip()
+        except OSError:
+            continue
+        if value == bad:
+            return f"{name}={value} forbids it; as root: sysctl -w {name}={good}"
+    return None
+
+
+def unshare(flags):
+    """unshare(2), with the setting that forbids it in the Error that it raises."""
+    try:
+        _call("unshare", flags)
+    except OSError as error:
+        kind = "user" if flags & CLONE_NEWUSER else "mount"
+        reason = forbidden() if kind == "user" else None
+        raise Error(f"cannot make a {kind} namespace: {reason or error.strerror}") from None
+
+
+def become_root():
+    """Become uid 0 and gid 0 of a new user namespace; root stays what it is.
+
+    1 and up are the caller's subordinate ids, written by newuidmap(1) and newgidmap(1).
+    Where there are none, or where those programs are missing or may not, the
+    caller's own id is all that is mapped and setgroups(2) is denied.
+    With PLASH_NO_UNSHARE=1 the caller says that it stands in such a namespace already.
+    Raises Error.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0 or os.environ.get("PLASH_NO_UNSHARE") == "1":
+        return
+    maps = [("newuidmap", "uid_map", uid, "/etc/subuid"), ("newgidmap", "gid_map", gid, "/etc/subgid")]
+    reader, writer = os.pipe()
+    helpers = [_map_when_told(reader, writer, program, own, _subordinate(path, uid))
+               for program, _, own, path in maps]
+    unshare(CLONE_NEWUSER)
+    os.write(writer, b"go")
+    os.close(writer)
+    os.close(reader)
+    for pid, (_, file, own, _) in zip(helpers, maps):
+        if pid is None or os.waitpid(pid, 0)[1] != 0:
+            if file == "gid_map":
+                _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/" + file, f"0 {own} 1")
+
+
+def _map_when_told(reader, writer, program, own, ranges):
+    """Fork a process that maps this one's ids when a byte comes out of reader; return its pid.
+
+    It has to be forked first, since the right to use subordinate ids is held
+    outside of the new namespace. None where there is nothing to map.
+    """
+    if not ranges:
+        return None
+    words = [program, str(os.getpid()), "0", str(own), "1"]
+    first = 1
+    for start, count in ranges:
+        words += [str(first), str(start), str(count)]
+        first += count
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(writer)
+            if os.read(reader, 1):
+                os.execvp(program, words)
+        finally:
+            os._exit(127)
+    return pid
+
+
+def _subordinate(path, uid):
+    """The caller's ranges in a subuid(5) file, as pairs of first id and count."""
+    import pwd
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = None
+    ranges = []
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                owner, _, numbers = line.strip().partition(":")
+                start, _, count = numbers.partition(":")
+                if owner in (name, str(uid)) and start.isdigit() and count.isdigit() and int(count):
+                    ranges.append((int(start), int(count)))
+    except FileNotFoundError:
+        pass
+    return ranges
+
+
+def _write(path, text):
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def mapped(kind):
+    """How many ids (kind "uid" or "gid") this process's user namespace has."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        return sum(int(line.split()[2]) for line in file)
+
+
+def private_mounts():
+    """Give this process a mount namespace of its own, from which nothing spreads; raises Error."""
+    unshare(CLONE_NEWNS)
+    try:
+        mount(None, "/", flags=MS_REC | MS_PRIVATE)
+    except PermissionError as error:
+        raise Error(f"cannot change mounts: {forbidden() or error.strerror}") from None
+
+
+def overlay(source, target, layers, changes=None, options=""):
+    """Mount an overlay with `userxattr` on target.
+
+    source   what mountinfo is to name as the mount's source
+    layers   file descriptors of the lower layers' directories, the topmost first
+    changes  (fd, upperdir, workdir): a directory's descriptor and two paths below it, of
+             plain characters; None mounts read-only
+    options  more of overlayfs's options
+
+    Descriptors, because mount(2) takes one page of options: named by number from inside
+    of /proc/self/fd, 500 layers fit, whatever characters the paths have. The working
+    directory is left there. Raises OSError.
+    """
+    target = os.path.abspath(target)
+    words = ["userxattr", "index=off", "lowerdir=" + ":".join(map(str, layers))]
+    if changes:
+        fd, upper, work = changes
+        words += [f"upperdir={fd}/{upper}", f"workdir={fd}/{work}"]
+    if options:
+        words.append(options)
+    os.chdir("/proc/self/fd")
+    mount(source, target, "overlay", 0 if changes else MS_RDONLY, ",".join(words))
+
+
+def pivot(old):
+    """Make the mount at the working directory this process's root filesystem.
+
+    The old one is then visible at the path old below it. pivot_root(2) copies no mounts and
+    lets the process make user namespaces of its own; where the old root is no mount point
+    (in a chroot, in an initramfs) a recursive bind and chroot(2) do. Raises OSError.
+    """
+    try:
+        _call("pivot_root", b".", os.fsencode(old), path=old)
+    except OSError as error:
+        if error.errno != errno.EINVAL or old == ".":
+            raise
+        mount("/", old, flags=MS_BIND | MS_REC)
+        os.chroot(".")
+
+
+def run_child(function):
+    """Call function in a forked process, and kill what that process leaves running.
+
+    Returns its exit status as a shell has it: 128 and the signal's number where one killed it.
+    """
+    _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        except SystemExit as error:
+            os._exit(error.code)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return status if status >= 0 else 128 - status
+    finally:
+        _kill_children()
+
+
+def _kill_children():
+    """Kill all descendants: those of a killed child become children of this process."""
+    while True:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            children = file.read().split()
+        if not children:
+            return
+        for child in children:
+            os.kill(int(child), SIGKILL)
+            os.waitpid(int(child), 0)

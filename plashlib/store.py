@@ -1,0 +1,377 @@
+"""The data directory: images, their names, and work in progress.
+
+    id_counter                grows by one byte for each image; its size is the newest id
+    layer/0/_data/root        the empty root image "0"
+    layer/0/1/_data/root      image 1, on 0; layer/0/1/5 is image 5, on 1
+    index/ID                  -> ../layer/0/.../ID
+    map/KEY                   -> ../index/ID of the image that KEY names
+    tmp/                      work in progress
+    mnt/                      the mount point used inside private mount namespaces
+
+An image appears in one rename(2) and goes in one: a reader sees all of it or nothing.
+Files in layers belong to subordinate ids, so what makes or removes layers calls
+namespaces.become_root() first.
+"""
+import errno
+import os
+
+from plashlib import Error, namespaces
+
+# One overlay's limit, less the layer of mount points that plash puts on top.
+DEEPEST = namespaces.OVERLAY_LAYERS - 1
+
+
+def path():
+    """The absolute path of the data directory, which is made where it is missing."""
+    data = _data()
+    if not os.path.isdir(data + "/mnt"):
+        init(data)
+    return data
+
+
+def _data():
+    data = os.environ.get("PLASH_DATA")
+    if not data:
+        shared = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+        data = shared + "/plash"
+    return os.path.realpath(data)
+
+
+def init(data=None):
+    """Make the data directory, or what is missing of it. Raises OSError."""
+    data = data or _data()
+    os.makedirs(data, mode=0o700, exist_ok=True)
+    for name in "index", "map", "tmp", "layer/0/_data/root":
+        os.makedirs(f"{data}/{name}", exist_ok=True)
+    os.close(os.open(data + "/id_counter", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    try:
+        os.symlink("../layer/0", data + "/index/0")
+    except FileExistsError:
+        pass
+    # The last thing made: where it is, the rest is.
+    os.makedirs(data + "/mnt", exist_ok=True)
+
+
+class Image:
+    """An image of the store; path is its directory there, its "nodepath"."""
+
+    def __init__(self, directory):
+        self.path = directory
+        self.id = os.path.basename(directory)
+        self.parent = os.path.basename(os.path.dirname(directory))
+
+    def layers(self):
+        """Open the layers' root directories, topmost first; a list of file descriptors.
+
+        The empty image 0 is not among them. Raises Error where the image is gone.
+        """
+        depth = self.path.rpartition("/layer/0")[2].count("/")
+        fds = []
+        try:
+            node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+            for _ in range(depth):
+                fds.append(os.open("_data/root", os.O_PATH | os.O_CLOEXEC, dir_fd=node))
+                above = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=node)
+                os.close(node)
+                node = above
+        except FileNotFoundError:
+            raise Error(f"no image: {self.id}") from None
+        os.close(node)
+        return fds
+
+
+def image(text, allow_zero=False):
+    """The Image whose id is text, a positive decimal number; 0 only where allowed.
+
+    Raises Error where text is no id or where there is no such image.
+    """
+    if not (text.isascii() and text.isdigit()) or text != "0" and text[0] == "0":
+        raise Error(f"not an image id: {text!r}")
+    if text == "0" and not allow_zero:
+        raise Error("image 0 is the empty root image, which this command does not take")
+    data = path()
+    try:
+        directory = os.path.join(data, os.readlink(f"{data}/index/{text}")[3:])
+        os.stat(directory + "/_data/root")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise
+        raise Error(f"no image: {text}") from None
+    return Image(directory)
+
+
+def exists(img):
+    """Whether the Image img is still there."""
+    return os.path.exists(img.path)
+
+
+class Work:
+    """A directory in tmp/ that this process owns for as long as a `with` statement runs.
+
+    Its lock goes with the process, however that ends, and then it is garbage.
+    """
+
+    def __init__(self):
+        import signal
+        for number in signal.SIGTERM, signal.SIGHUP:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _end)
+        data = path()
+        while True:
+            self.path = f"{data}/tmp/{os.urandom(8).hex()}"
+            os.mkdir(self.path, 0o700)
+            try:
+                self._fd = _lock(self.path)
+            except FileNotFoundError:
+                continue
+            # `clean` may have had the lock first and have taken the directory for garbage.
+            if os.path.exists(self.path):
+                break
+            os.close(self._fd)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            os.rmdir(self.path)
+        except OSError:
+            delete(self.path)
+        os.close(self._fd)
+
+
+def _end(number, _):
+    """End by an exception where a signal would end at once, so that `with` statements clean up."""
+    raise SystemExit(128 + number)
+
+
+def _lock(directory, shared=False):
+    """Wait for the lock of a directory; returns a descriptor that holds it until it is closed."""
+    import fcntl
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    return fd
+
+
+class NewLayer(Work):
+    """Work that becomes an image: fill the directory `root`, then call stack_on()."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = self.path + "/node/_data/root"
+        os.makedirs(self.root)
+
+    def stack_on(self, parent):
+        """Make the layer a new image on the Image parent; returns its id.
+
+        Raises Error if parent is gone meanwhile or has as many layers as can be mounted.
+        """
+        require_room(parent)
+        data = path()
+        number = _next_id(data)
+        if durable():
+            namespaces.syncfs(self._fd)
+        # Whoever removes dangling entries waits meanwhile, for this makes one.
+        lock = _lock(data + "/index", shared=True)
+        link = f"{data}/index/{number}"
+        os.symlink(f"..{parent.path[len(data):]}/{number}", link)
+        try:
+            os.rename(self.path + "/node", f"{parent.path}/{number}")
+        except BaseException as error:
+            os.unlink(link)
+            if isinstance(error, FileNotFoundError):
+                raise Error(f"no image: {parent.id} (it was removed meanwhile)") from None
+            raise
+        if durable():
+            _sync_directory(parent.path)
+            os.fsync(lock)
+        os.close(lock)
+        return number
+
+
+def temporary_directory(pid):
+    """Make a directory in tmp/ that belongs to the process pid, and is garbage once that has ended."""
+    directory = f"{path()}/tmp/{_process_mark(pid)}.{os.urandom(8).hex()}"
+    os.mkdir(directory, 0o700)
+    return directory
+
+
+def _process_mark(pid):
+    """What no other process has, now or later: pid and start time, its pid namespace, this boot."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        start = file.read().rpartition(")")[2].split()[19]
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return f"{pid}.{start}.{os.stat('/proc/self/ns/pid').st_ino}.{boot}"
+
+
+def hold(directory):
+    """Lock a directory for as long as this process, or one that it becomes or starts, runs.
+
+    Raises Error where another process holds it.
+    """
+    import fcntl
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Error(f"{directory} is in use by another process") from None
+    # It stays open when this becomes a command: out of the way of descriptors that scripts use.
+    fcntl.fcntl(fd, fcntl.F_DUPFD, 100)
+
+
+def durable():
+    """Whether what becomes visible must be on the disk first: yes, but for PLASH_NO_SYNC=1."""
+    return os.environ.get("PLASH_NO_SYNC") != "1"
+
+
+def require_room(parent):
+    """Raise Error where one layer more on the Image parent could never be mounted."""
+    if parent.path.rpartition("/layer/0")[2].count("/") >= DEEPEST:
+        raise Error(f"image {parent.id} has {DEEPEST} layers, the most that the kernel mounts"
+                    " (push and pull it to make them one)")
+
+
+def _next_id(data):
+    """Take the next id: a byte more, and where this process's own byte ends is the id."""
+    fd = os.open(data + "/id_counter", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(fd, b".")
+        return os.lseek(fd, 0, os.SEEK_CUR)
+    finally:
+        os.close(fd)
+
+
+def _sync_directory(directory):
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def users(place):
+    """The processes that have an image mounted whose directory is place or below it.
+
+    Returns pids in rising order. Mounts are read from /proc/PID/mountinfo, which is
+    readable from outside the process's namespace; see proc(5).
+    """
+    place = os.fsencode(place)
+    pids = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/mountinfo", "rb") as file:
+                fields = [line.partition(b" - overlay ")[2] for line in file if b" - overlay " in line]
+        except OSError:
+            continue
+        sources = [_unescape(field.split(b" ")[0]) for field in fields]
+        if any(source == place or source.startswith(place + b"/") for source in sources):
+            pids.append(int(pid))
+    return sorted(pids)
+
+
+def _unescape(field):
+    """A field of mountinfo without its octal escapes."""
+    first, *rest = field.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+
+
+def refuse_if_used(what, place):
+    """Raise Error, naming the pids, where users(place) finds any; what names it to the user."""
+    pids = users(place)
+    if pids:
+        raise Error(f"{what} is in use by {'processes' if pids[1:] else 'process'}"
+                    f" {', '.join(map(str, pids))} (--force removes it all the same)")
+
+
+def delete(directory):
+    """Remove a directory tree; where it does not exist, that is fine. Raises Error."""
+    # rm(1), because it is faster than Python and needs no path shorter than PATH_MAX.
+    if os.spawnlp(os.P_WAIT, "rm", "rm", "-rf", "--", directory):
+        raise Error(f"cannot remove {directory}")
+
+
+def remove(img, force=False):
+    """Remove the Image img and its children, the names of these too.
+
+    Refused with an Error while a process uses one of them, but for force.
+    """
+    if not force:
+        refuse_if_used(f"image {img.id}", img.path)
+    with Work() as work:
+        away = f"{work.path}/{img.id}"
+        lock = _lock(path() + "/index")
+        try:
+            os.rename(img.path, away)
+        except FileNotFoundError:
+            raise Error(f"no image: {img.id}") from None
+        if not force:
+            # A process may have started meanwhile. One that starts from now on finds its image gone.
+            try:
+                refuse_if_used(f"image {img.id}", img.path)
+            except Error:
+                os.rename(away, img.path)
+                raise
+        _forget_gone()
+        os.close(lock)
+
+
+def purge(force=False):
+    """Remove all images, names and work in progress, and the data directory.
+
+    Refused with an Error while a process uses an image, but for force.
+    """
+    data = path()
+    if not force:
+        refuse_if_used("an image", data + "/layer")
+    with Work() as work:
+        for name in "layer", "index", "map", "id_counter", "mnt":
+            os.rename(f"{data}/{name}", f"{work.path}/{name}")
+        delete(data + "/tmp")
+    try:
+        os.rmdir(data)
+    except OSError:
+        pass  # a mount point, or more in it than plash put there
+
+
+def _forget_gone():
+    """Remove the entries of index/ and map/ whose image does not exist; index/ is locked."""
+    data = path()
+    for directory in "index", "map":
+        for entry in os.scandir(f"{data}/{directory}"):
+            if not os.path.exists(entry.path):
+                os.unlink(entry.path)
+
+
+def _key(key):
+    if key in ("", ".", "..") or "/" in key or len(os.fsencode(key)) > 255:
+        raise Error(f"not a name: {key!r} (a name is that of a file: no /, at most 255 bytes)")
+    return f"{path()}/map/{key}"
+
+
+def named(key):
+    """The id of the image that key names; None where it names none. Raises Error for a bad key."""
+    link = _key(key)
+    return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
+
+
+def set_name(key, img):
+    """Let key name the Image img from now on."""
+    link = _key(key)
+    with Work() as work:
+        os.symlink(f"../index/{img.id}", work.path + "/link")
+        os.rename(work.path + "/link", link)
+
+
+def forget_name(key):
+    """Let key name nothing; fine where it does not."""
+    try:
+        os.unlink(_key(key))
+    except FileNotFoundError:
+        pass
+
+
+def names():
+    """All names, sorted, as pairs of key and id."""
+    keys = sorted(os.listdir(path() + "/map"))
+    return [(key, number) for key in keys for number in [named(key)] if number]
