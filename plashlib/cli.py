@@ -63,13 +63,15 @@ def _docopt(doc, usage, arguments, command_last):
         # Installed commands start without site, for speed; docopt may be in its directories.
         import site
         site.main()
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     try:
         import docopt
     except ImportError:
         usage_error(usage[0], "(and the Python package docopt, which reads options, is not installed)")
+    # docopt takes one word for the program's name.
+    program = " ".join(usage[0].split()[:2])
     try:
-        return dict(docopt.docopt(doc, arguments, help=False, options_first=command_last))
+        return dict(docopt.docopt(doc.replace(program, program.replace(" ", "-")), arguments,
+                                  help=False, options_first=command_last))
     except docopt.DocoptExit:
         known = doc.replace("=", " ").replace("[", " ").replace("]", " ").split()
         for word in arguments:

@@ -1,10 +1,11 @@
 """The commands, and the text at the top of each, of which all documentation is made."""
 import os
+import sys
 
 GROUPS = "Import Image", "Export Image", "Image Commands", "Other Commands", "Plugins"
 HEAD = 1 << 14  # so much of a file is searched for its text, in bytes
 
-own = os.path.dirname(os.path.realpath(os.path.abspath(__import__("sys").argv[0])))
+own = os.path.dirname(os.path.realpath(os.path.abspath(sys.argv[0])))
 
 
 def commands():

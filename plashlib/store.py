@@ -154,12 +154,12 @@ def _lock(directory, shared=False):
 
 
 class NewLayer(Work):
-    """Work that becomes an image: fill the directory `root`, then call stack_on()."""
+    """Work that becomes an image: make and fill the directory `root`, then call stack_on()."""
 
     def __init__(self):
         super().__init__()
         self.root = self.path + "/node/_data/root"
-        os.makedirs(self.root)
+        os.makedirs(os.path.dirname(self.root))
 
     def stack_on(self, parent):
         """Make the layer a new image on the Image parent; returns its id.

@@ -1,0 +1,58 @@
+PREFIX = /usr/local
+# The system's Python, if there is one: all users have that, and it starts without a shim.
+PYTHON = $(firstword $(wildcard /usr/bin/python3) python3)
+# What is installed beside plash; nothing where the system has the package docopt.
+BUNDLE = docopt
+
+VENV = .venv
+BUILD = build
+bindir = $(DESTDIR)$(PREFIX)/bin
+libexecdir = $(DESTDIR)$(PREFIX)/libexec/plash
+commands = $(notdir $(wildcard libexec/plash-*))
+
+.PHONY: help demo check test lint install uninstall clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+demo: ## import, build and run, on an image made of this host's programs
+	@sh docs/demo.sh
+
+check: lint test ## prepare the test environment, run shellcheck and all tests
+
+test: $(VENV)/ready ## run the tests; ARGS="-k NAME" chooses
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/ready ## run shellcheck on all shell scripts
+	$(VENV)/bin/shellcheck $$(grep -lE '^#!/bin/(ba)?sh' bin/* libexec/plash-* docs/*.sh .ci/run)
+
+# What the package and its tests need, as setup.cfg lists it.
+$(VENV)/ready: setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --use-pep517 $$($(PYTHON) -c 'import configparser as c; \
+	    f = c.ConfigParser(); f.read("setup.cfg"); \
+	    print(f["options"]["install_requires"], f["options.extras_require"]["test"])')
+	touch $@
+
+install: ## install below PREFIX (/usr/local)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "plash needs Python 3.9; make install PYTHON=...")'
+	mkdir -p $(bindir) $(libexecdir)/plashlib
+	cp libexec/plash-* $(libexecdir)
+	cp plashlib/*.py $(libexecdir)/plashlib
+	cp bin/plash $(bindir)
+	interpreter=$$($(PYTHON) -c 'import sys; print(sys.executable)') && \
+	    sed -i "1s|^#!/usr/bin/env python3$$|#!$$interpreter -SE|" $(addprefix "$(libexecdir)"/,$(commands))
+	$(PYTHON) -m compileall -q -s "$(DESTDIR)" $(libexecdir)/plashlib
+	if [ -n "$(BUNDLE)" ]; then \
+	    $(PYTHON) -m venv $(BUILD)/venv && \
+	    $(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --use-pep517 --no-deps --upgrade \
+	        --target $(libexecdir) $(BUNDLE); \
+	fi
+	for command in $(commands); do ln -sf ../libexec/plash/$$command $(bindir)/$$command || exit; done
+
+uninstall: ## remove what install put there
+	rm -rf $(libexecdir)
+	rm -f $(bindir)/plash $(addprefix $(bindir)/,$(commands))
+
+clean: ## remove what the other targets made here
+	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache
