@@ -4,7 +4,6 @@ This knows nothing of images. It rests on user_namespaces(7), mount_namespaces(7
 mount(2), pivot_root(2), subuid(5) and the kernel's Documentation/filesystems/overlayfs.rst.
 Little is imported, because every `plash run` pays for it.
 """
-import ctypes
 import errno
 import os
 import sys
@@ -26,7 +25,7 @@ SIGKILL, SIGPIPE, SIGXFSZ = 9, 13, 25
 # The kernel's OVL_MAX_STACK: so many lower layers one overlay can have.
 OVERLAY_LAYERS = 500
 
-libc = ctypes.CDLL(None, use_errno=True)
+_libc = None
 
 # Each setting that forbids what plash needs, its forbidding value, and one that allows it.
 _SETTINGS = (
@@ -38,7 +37,12 @@ _SETTINGS = (
 
 def _call(function, *arguments, path=None):
     """Call a function of libc; raise OSError with path as its filename where it fails."""
-    if getattr(libc, function)(*arguments) == -1:
+    # Imported by the first call, since commands that mount nothing need not pay for it.
+    import ctypes
+    global _libc
+    _libc = _libc or ctypes.CDLL(None, use_errno=True)
+    arguments = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in arguments]
+    if getattr(_libc, function)(*arguments) == -1:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), path)
 
@@ -46,7 +50,7 @@ def _call(function, *arguments, path=None):
 def mount(source, target, kind=None, flags=0, options=None):
     """mount(2). Paths are str or bytes, options is ASCII; raises OSError."""
     source, target = (path and os.fsencode(path) for path in (source, target))
-    _call("mount", source, target, kind and kind.encode(), ctypes.c_ulong(flags),
+    _call("mount", source, target, kind and kind.encode(), flags,
           options and options.encode(), path=target)
 
 
@@ -68,7 +72,7 @@ def die_with_parent():
 def default_signals():
     """Undo what Python does to signals: it ignores two, and exec would pass that on."""
     for number in SIGPIPE, SIGXFSZ:
-        libc.signal(number, None)
+        _call("signal", number, None)
 
 
 def forbidden():
@@ -78,7 +82,7 @@ def forbidden():
     """
     for name, bad, good in _SETTINGS:
         try:
-            with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as file:
+            with open("/proc/sys/" + name.replace(".", "/"), encoding="utf-8") as file:
                 value = file.read().strip()
         except OSError:
             continue
@@ -169,13 +173,13 @@ def _subordinate(path, uid):
 
 
 def _write(path, text):
-    with open(path, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 def mapped(kind):
     """How many ids (kind "uid" or "gid") this process's user namespace has."""
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+    with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
         return sum(int(line.split()[2]) for line in file)
 
 
@@ -254,7 +258,7 @@ def run_child(function):
 def _kill_children():
     """Kill all descendants: those of a killed child become children of this process."""
     while True:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
             children = file.read().split()
         if not children:
             return

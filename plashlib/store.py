@@ -200,7 +200,7 @@ def _process_mark(pid):
     """What no other process has, now or later: pid and start time, its pid namespace, this boot."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         start = file.read().rpartition(")")[2].split()[19]
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         boot = file.read().strip()
     return f"{pid}.{start}.{os.stat('/proc/self/ns/pid').st_ino}.{boot}"
 
