@@ -40,7 +40,7 @@ EXTRACT = ["tar", "--extract", "--file=-", "--preserve-permissions", "--numeric-
            "--xattrs", "--xattrs-include=*", "--acls"]
 CREATE = ["tar", "--create", "--file=-", "--format=pax", "--numeric-owner", "--sparse", "--sort=name",
           "--xattrs", "--xattrs-include=*", "--acls",
-          "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"]
+          "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", "."]
 
 
 # What tar says of an archive that is as good as any.
@@ -72,8 +72,9 @@ def extract(source, root):
                 for magic, programs, what in COMPRESSIONS if head.startswith(magic)]
     owners = "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
     # An archive's overlayfs xattrs would be orders to the kernel, not content.
-    commands.append([*EXTRACT, owners, "--xattrs-exclude=user.overlay.*", "--directory", root])
-    _run("unpack", commands, source, head=head if taken else b"")
+    commands.append([*EXTRACT, owners, "--xattrs-exclude=user.overlay.*"])
+    for line in _run("unpack", commands, source, head=head if taken else b"", extract_to=root):
+        cli.warn(line)
     names = set(os.listdir(root))
     if not names:
         raise Error("the archive holds no files")
@@ -88,8 +89,7 @@ def create(root, target, compress=None):
     One tree gives the same bytes each time. compress is a program's words, or None.
     Raises Error; BrokenPipeError where the reader has gone.
     """
-    pack = [*CREATE, "--directory", root, "."]
-    _run("pack", [pack, compress] if compress else [pack], target=target)
+    _run("pack", [CREATE, compress] if compress else [CREATE], target=target, create_from=root)
 
 
 @contextlib.contextmanager
@@ -102,18 +102,20 @@ def whole_file(file):
         with open(file, "wb") as opened:
             yield opened
         return
-    file = os.path.realpath(file)
-    temporary = f"{os.path.dirname(file)}/.plash-{os.urandom(8).hex()}"
+    place = os.path.realpath(file)
+    temporary = f"{os.path.dirname(place)}/.plash-{os.urandom(8).hex()}"
     try:
-        with open(temporary, "xb") as opened:
+        opened = open(temporary, "xb")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file) from None
+    try:
+        with opened:
             yield opened
             os.fsync(opened.fileno())
-        os.rename(temporary, file)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(error.errno, error.strerror, file) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        os.rename(temporary, place)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def compression(file):
@@ -127,10 +129,9 @@ def compression(file):
 def copy(source, target):
     """Copy what is in the directory source into the empty directory target: all that tar keeps.
 
-    Device nodes that can't be made are left out. Raises Error.
+    Returns a line each on what could not be made, such as device nodes. Raises Error.
     """
-    unpack = [*EXTRACT, "--same-owner", "--directory", target]
-    _run("copy", [[*CREATE, "--directory", source, "."], unpack])
+    return _run("copy", [CREATE, [*EXTRACT, "--same-owner"]], create_from=source, extract_to=target)
 
 
 def copy_layer(source, target):
@@ -186,20 +187,26 @@ def _peek(source):
     return head, True
 
 
-def _run(verb, commands, source=None, target=None, head=b""):
+def _run(verb, commands, source=None, target=None, head=b"", create_from=None, extract_to=None):
     """Run commands as a pipeline, from the descriptor source (None: nothing) to target (None: stderr).
 
-    head is what was taken out of source already; verb tells in errors what was tried.
-    Raises Error where a command fails.
+    verb         what is tried, for errors
+    head         what was taken out of source already
+    create_from  the first command's working directory: tar's own option for it takes
+    extract_to   the last command's                     backslashes for escapes
+
+    Returns the lines of _judge(). Raises Error where a command fails.
     """
     processes = []
     stdin = subprocess.PIPE if head else subprocess.DEVNULL if source is None else source
     with open(os.memfd_create("stderr"), "w+b") as complaints:
         try:
             for words in commands:
-                stdout = subprocess.PIPE if words is not commands[-1] else 2 if target is None else target
-                processes.append(subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=complaints,
-                                                  env={**os.environ, "LC_ALL": "C"}))
+                first, last = words is commands[0], words is commands[-1]
+                stdout = subprocess.PIPE if not last else 2 if target is None else target
+                processes.append(subprocess.Popen(
+                    words, stdin=stdin, stdout=stdout, stderr=complaints, env={**os.environ, "LC_ALL": "C"},
+                    cwd=first and create_from or last and extract_to or None))
                 if processes[1:]:
                     stdin.close()
                 stdin = processes[-1].stdout
@@ -215,7 +222,7 @@ def _run(verb, commands, source=None, target=None, head=b""):
         lines = complaints.read().decode(errors="surrogateescape").splitlines()
     if target is not None and processes[-1].returncode == -signal.SIGPIPE:
         raise BrokenPipeError
-    _judge(verb, processes, lines)
+    return _judge(verb, processes, lines)
 
 
 def _feed(head, source, target):
@@ -230,16 +237,20 @@ def _feed(head, source, target):
 
 
 def _judge(verb, processes, lines):
-    """Raise Error where a process failed, but for what has to be borne; warn of that."""
+    """Raise Error where a process failed, but for what has to be borne; returns a line on each of that."""
+    told = []
     lines = [line for line in lines if not any(words in line for words in HARMLESS)]
     for words, summary in BORNE.items():
         borne = [line for line in lines if words in line]
         if borne:
             lines = [line for line in lines if words not in line]
-            cli.warn(f"{len(borne)} {summary} (the first: {borne[0].partition(': ')[2]})")
+            told.append(f"{len(borne)} {summary} (the first: {borne[0].partition(': ')[2]})")
     failed = [process.args[0] for process in processes if process.returncode not in (0, -signal.SIGPIPE)]
     # Whichever ends with a failure of its own explains it; tar's status alone can be one that is borne.
     if lines and failed or set(failed) - {"tar"} or any(process.returncode < 0 for process in processes[-1:]):
         foreign = [line for line in lines if not line.startswith("tar: ")]
         why = (foreign or lines or [f"{(failed or ['tar'])[0]} failed"])[0]
+        # tar's word for a disk that fills up in the middle of a file.
+        why = why.partition(": Wrote only ")[0] + ": No space left on device" if ": Wrote only " in why else why
         raise Error(f"cannot {verb}: {why[5:] if why.startswith('tar: ') else why}")
+    return told

@@ -3,6 +3,7 @@
 Importing this sets how a command fails: one line on stderr, never a traceback
 (but for PLASH_DEBUG=1), and stdout written line by line, so that an error in it is seen.
 """
+import errno
 import os
 import sys
 
@@ -80,6 +81,14 @@ def _docopt(doc, usage, arguments, command_last):
             if word[:1] == "-" and word != "-" and word.partition("=")[0] not in known:
                 usage_error(usage[0], f"(there is no option {word})")
         usage_error(usage[0])
+
+
+def directory(text):
+    """The absolute path, without symbolic links, of the directory that text names. Raises OSError."""
+    if not os.path.isdir(text):
+        os.stat(text)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), text)
+    return os.path.realpath(text)
 
 
 def usage_error(usage, note=""):

@@ -36,10 +36,7 @@ def chroot(directory, command):
     namespaces.private_mounts()
     mounted = store.path() + "/mnt"
     scratch = _mount_scratch(mounted)
-    try:
-        namespaces.mount(os.path.realpath(directory), mounted, flags=namespaces.MS_BIND | namespaces.MS_REC)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, directory) from None
+    namespaces.mount(directory, mounted, flags=namespaces.MS_BIND | namespaces.MS_REC)
     _leave_out_of_binds(scratch)
     # The directory is the user's own: where it has no place to mount on, none is made.
     enter([bind for bind in host_binds() if _has_point(mounted, *bind)], place)
@@ -72,7 +69,8 @@ def build(image, layer, command):
     status = namespaces.run_child(child)
     namespaces.unmount(mounted)
     if status == 0 and written != layer.root:
-        store.copy_layer(written, layer.root)
+        from plashlib import archive
+        archive.copy_layer(written, layer.root)
     return status
 
 
@@ -91,7 +89,7 @@ def host_binds(tmp=None):
     """
     home = os.path.normpath(os.environ.get("HOME") or "/")
     directories = [*HOST_DIRECTORIES, *([] if tmp else ["/tmp"])]
-    seen = any((home + "/").startswith(directory + "/") for directory in directories)
+    seen = any((home + "/").startswith(directory + "/") for directory in (*HOST_DIRECTORIES, "/tmp"))
     if home[:1] == "/" and home.strip("/") and not seen and not (tmp and home == "/root"):
         directories.append(home)
     binds = [(path, path) for path in directories if os.path.isdir(path)]
@@ -127,6 +125,7 @@ def mount_root(image, changes, binds, options=""):
     except OSError as error:
         if error.errno != errno.EINVAL or changes[0] != store.path():
             raise
+        os.rmdir("/".join(changes[:2]))
         written = _mount_overlay(image, mounted, lower, in_memory, options)
     os.umask(umask)
     _leave_out_of_binds(scratch)
@@ -138,13 +137,12 @@ def mount_root(image, changes, binds, options=""):
 def mount(image, target, changes=None):
     """Mount the Image on the directory target, which is returned.
 
-    changes is a directory that keeps what is written, made if missing; None mounts read-only.
+    changes is a directory that keeps what is written; None mounts read-only.
     Raises OSError, Error.
     """
     layers = image.layers()
     if changes:
-        os.makedirs(changes, exist_ok=True)
-        _mount_overlay(image, target, layers, (os.path.realpath(changes), "data", "work"))
+        _mount_overlay(image, target, layers, (changes, "data", "work"))
     else:
         # A read-only overlay must have two layers: the empty one is the second of image 1.
         bottom = os.open(store.path() + "/layer/0/_data/root", os.O_PATH | os.O_CLOEXEC)
@@ -276,12 +274,10 @@ def enter(binds, place):
     os.chdir(mounted)
     for source, target in binds:
         namespaces.mount(source, "." + target, flags=namespaces.MS_BIND | namespaces.MS_REC)
-    if _is_directory("host"):
-        namespaces.pivot("host")
-        namespaces.unmount("/host" + mounted)
-    else:
-        namespaces.pivot(".")
-        namespaces.unmount(".")
+    old = "host" if _is_directory("host") else "."
+    if namespaces.pivot(old):
+        # What is left of plash's own, or all of the old root.
+        namespaces.unmount("/host" + mounted if old == "host" else ".")
     path, status = place
     for directory in path, "/host" + path, "/":
         try:

@@ -221,15 +221,19 @@ def pivot(old):
 
     The old one is then visible at the path old below it. pivot_root(2) copies no mounts and
     lets the process make user namespaces of its own; where the old root is no mount point
-    (in a chroot, in an initramfs) a recursive bind and chroot(2) do. Raises OSError.
+    (in a chroot, in an initramfs) a recursive bind and chroot(2) do. Returns whether the
+    mounts of the old root are the very ones, rather than copies. Raises OSError.
     """
     try:
         _call("pivot_root", b".", os.fsencode(old), path=old)
     except OSError as error:
-        if error.errno != errno.EINVAL or old == ".":
+        if error.errno != errno.EINVAL:
             raise
-        mount("/", old, flags=MS_BIND | MS_REC)
+        if old != ".":
+            mount("/", old, flags=MS_BIND | MS_REC)
         os.chroot(".")
+        return False
+    return True
 
 
 def run_child(function):

@@ -1,0 +1,113 @@
+"""Hosts that forbid, lack or limit what plash needs; most are made by namespaces or by strace's fault injection."""
+import os
+import subprocess
+
+import pytest
+from conftest import LIBEXEC, ROOT, need, need_program, subordinate_ids
+
+as_user = pytest.mark.skipif(os.getuid() == 0, reason="root needs no user namespace")
+
+
+def strace(plash, inject, *words, **options):
+    """Run a command of plash with strace's fault injection; a tracer's setuid programs gain nothing."""
+    need_program("strace")
+    return plash.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={inject.split(':')[0]}",
+                      "-e", f"inject={inject}", LIBEXEC / f"plash-{words[0]}", *words[1:]], **options)
+
+
+@as_user
+def test_without_newuidmap_the_callers_id_alone_is_mapped(plash, host_tar, debian_tar, tmp_path):
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for directory in "/usr/bin", "/bin":
+        for name in os.listdir(directory):
+            if name not in ("newuidmap", "newgidmap") and not (bare / name).exists():
+                (bare / name).symlink_to(f"{directory}/{name}")
+    env = {"PATH": f"{ROOT}/.venv/bin:{bare}"}
+    debian = plash("pull:tarfile", debian_tar, env=env).id
+    assert plash("run", debian, "cat", "/proc/self/uid_map", env=env).out.split() == ["0", str(os.getuid()), "1"]
+    assert plash("run", debian, "cat", "/proc/self/setgroups", env=env).out == "deny\n"
+    assert plash("run", debian, "dpkg", "-s", "libc6", env=env).ok()
+    built = plash("build", debian, "rm -rf /var/cache/apt; mkdir /var/cache/apt; touch /x", env=env).id
+    assert plash("run", built, "stat", "-c", "%u", "/x", "/etc/shadow", env=env).out == "0\n0\n"
+    plash("rm", debian, env=env).ok()
+
+
+@as_user
+def test_with_subordinate_ids_all_are_mapped(plash, image):
+    mapped = plash("run", image, "cat", "/proc/self/uid_map").ok().out.splitlines()
+    assert mapped[0].split() == ["0", str(os.getuid()), "1"]
+    assert len(mapped) == (2 if subordinate_ids() else 1)
+
+
+@as_user
+def test_a_newuidmap_that_may_not_is_done_without(plash, image):
+    # no_new_privs takes setuid programs their power, as many job schedulers and containers do.
+    need_program("setpriv")
+    done = plash.run(["setpriv", "--no-new-privs", LIBEXEC / "plash-run", image, "id", "-u"]).ok()
+    assert done.out == "0\n"
+
+
+def test_user_namespaces_are_used_up(plash, image):
+    """In a user namespace made for the purpose, whose max_user_namespaces is set to 0."""
+    need_program("strace")
+    code = ("echo 0 > /proc/sys/user/max_user_namespaces && exec strace -f -qq -o /dev/null"
+            f" -e trace=geteuid -e inject=geteuid:retval=1000 {LIBEXEC}/plash-run {image} true")
+    done = plash.run(["unshare", "--map-root-user", "sh", "-c", code])
+    assert done.error == ("plash run: cannot make a user namespace: user.max_user_namespaces=0 forbids it;"
+                          " as root: sysctl -w user.max_user_namespaces=15000")
+
+
+@as_user
+@pytest.mark.parametrize("setting, value, good", [
+    ("kernel.unprivileged_userns_clone", "0", "1"), ("kernel.apparmor_restrict_unprivileged_userns", "1", "0")])
+def test_a_setting_that_forbids_user_namespaces_is_named(plash, image, tmp_path, setting, value, good):
+    """This kernel lacks both, so a directory stands in for /proc/sys/kernel, and strace for the refusal."""
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel" / setting.split(".")[1]).write_text(value + "\n")
+    need_program("strace")
+    code = (f"mount --bind kernel /proc/sys/kernel && export PLASH_DATA={plash.data} && "
+            f"exec strace -f -qq -o /dev/null -e trace=unshare,geteuid -e inject=unshare:error=EPERM"
+            f" -e inject=geteuid:retval=1000 {LIBEXEC}/plash-run {image} true")
+    done = plash("sudo", "sh", "-c", code)
+    assert done.error == (f"plash run: cannot make a user namespace: {setting}={value} forbids it;"
+                          f" as root: sysctl -w {setting}={good}")
+
+
+def test_a_tmpfs_without_user_xattrs(plash, image):
+    """Before Linux 6.6 the changes of a run go to the disk, and the next clean removes them."""
+    code = "rm -rf /var; mkdir /var; ls /var; echo x > /file; cat /file"
+    done = strace(plash, "setxattr:error=EOPNOTSUPP:when=1", "run", image, "sh", "-c", code)
+    assert done.ok().out == "x\n"
+    left = plash.leftovers()
+    assert len(left) == 1
+    plash("sudo", "rm", "-rf", plash.data / "tmp" / left[0]).ok()
+
+
+def test_where_the_root_is_no_mount_point(plash, image):
+    """In a chroot pivot_root(2) does not work; a recursive bind does."""
+    code = f"exec strace -f -qq -o /dev/null -e inject=pivot_root:error=EINVAL {LIBEXEC}/plash-run {image} ls -d /host/etc"
+    need_program("strace")
+    assert plash("sudo", "sh", "-c", code).ok().out == "/host/etc\n"
+
+
+def test_nested(plash):
+    """plash in a plash container, with its store on that container's own overlay, which holds no upper layer."""
+    python = os.path.realpath(subprocess.run(["python3", "-c", "import sys; print(sys.executable)"],
+                                             capture_output=True, text=True).stdout.strip())
+    need(python.startswith("/usr/"), "a Python below /usr")
+    image = plash("pull:host", "sh", "mount", "mkdir").id
+    code = f"""set -e
+        mount --rbind /host/usr /usr
+        mkdir -p /store; export PLASH_DATA=/store PATH={ROOT}/bin:/host{ROOT}/bin:$PATH PLASH_NO_SYNC=1
+        id=$(plash pull:host)
+        plash run $id sh -c 'echo in $(id -u)'
+        a=$(plash build $id 'mkdir /d /e /f; touch /d/old /e/kept; echo a > /a')
+        b=$(plash build $a 'rm -rf /d /a; mkdir /d; touch /d/new; rmdir /f')
+        plash run $b sh -c 'ls -d /d /d/* /e/* /a /f 2>/dev/null; :'
+        plash push:tarfile $b - | tar -tf - | grep -cE '^./(a|f|d/old)'  || true
+        ls /store/tmp
+        plash rm $id; plash purge --yes"""
+    done = plash("run", image, "sh", "-c", code)
+    assert done.err == ""
+    assert done.ok().out == "in 0\n/d\n/d/new\n/e/kept\n0\n"

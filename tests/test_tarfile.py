@@ -1,0 +1,221 @@
+"""pull:tarfile, push:tarfile and push:dir."""
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+from conftest import need_program, needs_subordinate_ids
+
+PROGRAMS = {"gz": "gzip", "xz": "xz", "zst": "zstd", "bz2": "bzip2", "lz4": "lz4"}
+
+
+def archive(*members):
+    """A tar archive's bytes; a member is a tarfile.TarInfo, or that and its bytes."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for member in members:
+            info, data = member if isinstance(member, tuple) else (member, b"")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return made.getvalue()
+
+
+def info(name, kind=tarfile.REGTYPE, **attributes):
+    made = tarfile.TarInfo(name)
+    made.type, made.mode, made.mtime = kind, 0o755 if kind == tarfile.DIRTYPE else 0o644, 1_000_000_000
+    for attribute, value in attributes.items():
+        setattr(made, attribute, value)
+    return made
+
+
+@pytest.mark.parametrize("suffix", ["", *PROGRAMS])
+@pytest.mark.parametrize("way", ["file", "pipe", "redirect"])
+def test_compressions(plash, tmp_path, suffix, way):
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(archive((info("a/file"), b"hello\n")))
+    if suffix:
+        need_program(PROGRAMS[suffix])
+        subprocess.run([PROGRAMS[suffix], "-q", tar] if suffix != "lz4" else ["lz4", "-q", tar, f"{tar}.lz4"], check=True)
+        tar = tmp_path / f"a.tar.{suffix}"
+    if way == "file":
+        number = plash("pull:tarfile", tar.rename(tmp_path / "name says nothing")).id
+    elif way == "pipe":
+        number = plash("pull:tarfile", input=tar.read_bytes()).id
+    else:
+        with open(tar, "rb") as opened:
+            number = plash("pull:tarfile", "-", stdin=opened).id
+    assert plash("mounted", number, "cat", "a/file").out == "hello\n"
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "tar.xz", "tar.zst", "tar.bz2", "tar.lz4"])
+def test_push_compresses_by_the_suffix_and_twice_alike(plash, image, tmp_path, suffix):
+    first, second = tmp_path / f"1.{suffix}", tmp_path / f"2.{suffix}"
+    assert plash("push:tarfile", image, first).ok().out == ""
+    plash("push:tarfile", image, second).ok()
+    assert first.read_bytes() == second.read_bytes()
+    again = plash("pull:tarfile", first).id
+    plash("push:tarfile", again, tmp_path / "again.tar").ok()
+    plash("push:tarfile", image, tmp_path / "plain.tar").ok()
+    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "plain.tar").read_bytes()
+
+
+def test_push_to_stdout(plash, image, tmp_path):
+    plash("push:tarfile", image, tmp_path / "a.tar").ok()
+    assert plash("push:tarfile", image).raw == plash("push:tarfile", image, "-").raw == (tmp_path / "a.tar").read_bytes()
+
+
+def test_push_to_a_reader_that_stops(plash, image):
+    done = plash.run(["sh", "-c", f"{os.path.dirname(__file__)}/../bin/plash push:tarfile {image} | head -c 1000 | wc -c"])
+    assert (done.out, done.err) == ("1000\n", "")
+
+
+def test_push_replaces_a_file_whole_or_not_at_all(plash, image, tmp_path):
+    (tmp_path / "a.tar").write_text("old")
+    full = plash("push:tarfile", image, "/dev/full")
+    assert full.status == 1 and "No space left on device" in full.error
+    assert plash("push:tarfile", "99", tmp_path / "a.tar").status == 1
+    assert (tmp_path / "a.tar").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["a.tar", "data", "home"]
+
+
+def test_names_of_any_bytes(plash, tmp_path):
+    root = os.fsencode(tmp_path / "root")
+    os.mkdir(root)
+    names = [b"a b", b"new\nline", b"\xff\xfe", "ä€".encode(), b"back\\slash", b"x" * 255, b"-dash", b"*?[a]"]
+    for name in names:
+        open(os.path.join(root, name), "w").close()
+    number = plash("stack", "0", os.fsdecode(root)).id
+    plash("push:tarfile", number, tmp_path / "a.tar").ok()
+    again = plash("pull:tarfile", tmp_path / "a.tar").id
+    listed = plash("mounted", again, "find", ".", "-mindepth", "1", "-print0").raw
+    assert sorted(listed.split(b"\0")[:-1]) == sorted(b"./" + name for name in names)
+
+
+def test_what_is_kept(plash, tmp_path):
+    """Modes, times, links, holes, xattrs: the same after import and export, told by tar itself."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").write_text("x")
+    os.link(root / "file", root / "hard")
+    (root / "soft").symlink_to("file")
+    os.mkfifo(root / "fifo")
+    (root / "setuid").write_text("s")
+    (root / "setuid").chmod(0o6755)
+    with open(root / "sparse", "wb") as file:
+        file.truncate(10_000_000)
+        file.seek(5_000_000)
+        file.write(b"data")
+    os.setxattr(root / "file", "user.test", b"\0binary\xff")
+    os.utime(root / "file", ns=(1, 1_234_567_890_123_456_789))
+    (root / "sticky").mkdir()
+    (root / "sticky").chmod(0o1777)
+    number = plash("stack", "0", root).id
+    plash("push:tarfile", number, tmp_path / "a.tar").ok()
+    assert (tmp_path / "a.tar").stat().st_size < 1_000_000
+    again = plash("pull:tarfile", tmp_path / "a.tar").id
+    plash("push:dir", again, tmp_path / "dir").ok()
+    made = tmp_path / "dir"
+    assert os.getxattr(made / "file", "user.test") == b"\0binary\xff"
+    assert (made / "file").stat().st_mtime_ns == 1_234_567_890_123_456_789
+    assert (made / "file").stat().st_ino == (made / "hard").stat().st_ino
+    assert (made / "sparse").stat().st_blocks * 512 < 1_000_000
+    assert (made / "setuid").stat().st_mode & 0o7777 == 0o6755
+    assert (made / "sticky").stat().st_mode & 0o7777 == 0o1777
+    assert (made / "fifo").is_fifo() and os.readlink(made / "soft") == "file"
+    assert sorted(os.listxattr(made / "file")) == ["user.test"]
+
+
+@needs_subordinate_ids
+def test_owners_and_capabilities_are_kept(plash, tmp_path):
+    need_program("setcap", "getcap")
+    tar = archive(info("a", uid=33, gid=1000), info("d", tarfile.DIRTYPE, uid=5, gid=6))
+    number = plash("pull:tarfile", input=tar).id
+    assert plash("mounted", number, "stat", "-c", "%u:%g", "a", "d").out == "33:1000\n5:6\n"
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    code = "mkdir l; touch l/p; setcap cap_net_raw+ep l/p && plash-stack 1 l"
+    capable = plash("sudo", "sh", "-c", code, env={"PATH": path}).id
+    plash("push:tarfile", capable, tmp_path / "c.tar").ok()
+    again = plash("pull:tarfile", tmp_path / "c.tar").id
+    assert plash("mounted", again, "getcap", "p", env={"PATH": path}).out == "p cap_net_raw=ep\n"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root can make device nodes")
+def test_device_nodes_are_left_out_and_counted(plash):
+    done = plash("pull:tarfile", input=archive(info("dev", tarfile.DIRTYPE), info("dev/null", tarfile.CHRTYPE,
+                 devmajor=1, devminor=3), info("dev/sda", tarfile.BLKTYPE, devmajor=8), info("file")))
+    assert done.err.startswith("plash pull:tarfile: 2 device nodes left out") and done.err.count("\n") == 1
+    assert plash("mounted", done.id, "find", ".").out == ".\n./dev\n./file\n"
+
+
+def compressed(program, data):
+    return subprocess.run([program, "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+@pytest.mark.parametrize("what, why", [
+    ("nothing", "the archive is empty"), ("zeros", "the archive holds no files"),
+    ("zip", "not a tar archive, but a zip archive"), ("html", "not a tar archive, but a web page or XML"),
+    ("text", "cannot unpack: This does not look like a tar archive"), ("cut", "cannot unpack: Unexpected EOF in archive"),
+    ("cut gz", "cannot unpack: "), ("cut xz", "cannot unpack: xz: "), ("cut zst", "cannot unpack: "),
+    ("empty gz", "cannot unpack: This does not look like a tar archive"), ("docker save", "an archive of image layers"),
+    ("oci", "an archive of image layers"), ("outside", "cannot unpack: "), ("through a link", "cannot unpack: "),
+])
+@pytest.mark.parametrize("way", ["file", "pipe"])
+def test_what_is_no_root_filesystem(plash, image, tmp_path, what, why, way):
+    good = archive((info("file"), os.urandom(100_000)))
+    data = {
+        "nothing": lambda: b"", "zeros": lambda: bytes(10240), "zip": lambda: b"PK\x03\x04" + bytes(1000),
+        "html": lambda: b"<html>not found</html>", "text": lambda: b"hello\n" * 1000, "cut": lambda: good[:50_000],
+        "cut gz": lambda: compressed("gzip", good)[:50_000], "cut xz": lambda: compressed("xz", good)[:50_000],
+        "cut zst": lambda: compressed("zstd", good)[:50_000], "empty gz": lambda: compressed("gzip", b""),
+        "docker save": lambda: archive(info("manifest.json"), info("abc/layer.tar")),
+        "oci": lambda: archive(info("oci-layout"), info("index.json")),
+        "outside": lambda: archive(info("../outside"), info("fine")),
+        "through a link": lambda: archive(info("l", tarfile.SYMTYPE, linkname=str(tmp_path)), info("l/outside")),
+    }[what]()
+    before = plash.snapshot()
+    if way == "file":
+        (tmp_path / "a.tar").write_bytes(data)
+        done = plash("pull:tarfile", tmp_path / "a.tar")
+    else:
+        done = plash("pull:tarfile", input=data)
+    if what == "through a link" and done.status == 0:
+        plash("rm", done.id).ok()
+    else:
+        assert done.error.startswith(f"plash pull:tarfile: {why}"), done.error
+        assert plash.snapshot() == before
+    assert not (tmp_path / "outside").exists() and not (plash.data / "tmp/outside").exists()
+
+
+def test_a_full_disk(plash, image, tmp_path):
+    """The store on a tmpfs of 2 MB, in plash's own mount namespace."""
+    (tmp_path / "big.tar").write_bytes(archive((info("big"), os.urandom(4_000_000))))
+    (tmp_path / "small").mkdir()
+    code = ("mount -t tmpfs -o size=2m none small; export PLASH_DATA=$PWD/small/d PATH=$PATH:/usr/sbin:/sbin;"
+            " plash-pull:tarfile big.tar; plash-pull:tarfile < big.tar; ls small/d/index small/d/tmp")
+    done = plash("sudo", "sh", "-c", code)
+    assert done.err.count("No space left on device") == done.err.count("\n") == 2
+    assert done.out == "small/d/index:\n0\n\nsmall/d/tmp:\n"
+
+
+def test_push_dir_into_an_empty_directory(plash, image, tmp_path):
+    (tmp_path / "out").mkdir()
+    plash("push:dir", image, tmp_path / "out").ok()
+    assert (tmp_path / "out/etc/passwd").read_text().startswith("root:")
+
+
+def test_pull_host_of_one_program(plash):
+    assert shutil.which("ls")
+    number = plash("pull:host", "ls").id
+    assert "usr" in plash("run", number, "ls", "/").ok().out.split()
+    assert plash("run", number, "cat").status == 127
+
+
+def test_pull_host_takes_a_scripts_interpreter_along(plash, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho ran $1\n")
+    script.chmod(0o755)
+    number = plash("pull:host", script).id
+    assert plash("run", number, "sh", "-c", f"ls /host{script}").status == 127
+    assert plash("run", number, script, "x", env={"HOME": "/nonexistent"}).out == "ran x\n"

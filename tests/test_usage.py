@@ -1,0 +1,120 @@
+"""Bad input, for every command: one line, the right status, an unchanged store."""
+import sys
+
+import pytest
+from conftest import LIBEXEC, ROOT
+from test_plash import COMMANDS
+
+sys.path.insert(0, str(ROOT))
+NO_ARGUMENTS = {"init", "mkdtemp", "version"}
+TAKES_ANY = {"data", "help", "map", "pull:host", "pull:tarfile", "purge", "sudo", *NO_ARGUMENTS}
+WITH_ID = {"build": [], "id": [], "mount": ["mnt"], "mounted": [], "nodepath": [], "parent": [], "rm": [],
+           "run": [], "run:persist": ["dir"], "push:dir": ["out"], "push:tarfile": ["out.tar"], "stack": ["dir"]}
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - TAKES_ANY))
+def test_no_argument(plash, command):
+    result = plash(command)
+    assert result.status == 2
+    assert result.error.startswith(f"plash {command}: usage: plash {command} ")
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {
+    "build", "chroot", "data", "mounted", "rm", "run", "run:persist", "sudo", "pull:host"}))
+def test_too_many_arguments(plash, command):
+    result = plash(command, "1", "2", "3", "4")
+    assert result.status == 2
+    assert f"usage: plash {command}" in result.error
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_an_unknown_option(plash, command):
+    result = plash(command, "--nope")
+    assert result.status == 2
+    assert result.error.endswith("(there is no option --nope)")
+
+
+@pytest.mark.parametrize("number, why", [
+    ("99", "no image: 99"), ("0", "image 0 is the empty root image"), ("abc", "not an image id: 'abc'"),
+    ("01", "not an image id: '01'"), ("-1", None), ("", "not an image id: ''"), ("1/..", "not an image id"),
+    ("１", "not an image id"), ("9" * 400, "no image: 999")])
+@pytest.mark.parametrize("command", sorted(WITH_ID))
+def test_a_wrong_id(plash, image, command, number, why):
+    (plash.place / "dir").mkdir()
+    (plash.place / "dir/file").touch()
+    before = plash.snapshot()
+    result = plash(command, number, *WITH_ID[command])
+    if command == "stack" and number == "0":
+        assert result.status == 0
+        return
+    assert result.status == (1 if why else 2)
+    assert result.error.startswith(f"plash {command}: {why or 'usage: '}")
+    assert plash.snapshot() == before
+    assert (plash.place / "dir/file").exists()
+    assert not (plash.place / "out").exists() and not (plash.place / "out.tar").exists()
+
+
+def test_nodepath_takes_0_if_told(plash, image):
+    assert plash("nodepath", "--allow-0", "0").ok().out == f"{plash.data}/layer/0\n"
+
+
+@pytest.mark.parametrize("command, place, why", [
+    (["pull:tarfile", "gone.tar"], None, "gone.tar: No such file or directory"),
+    (["pull:tarfile", "dir"], None, "dir: Is a directory"),
+    (["pull:tarfile", "secret/x"], None, "secret/x: "),
+    (["push:tarfile", "1", "gone/x.tar"], None, "gone/x.tar: No such file or directory"),
+    (["push:tarfile", "1", "dir"], None, "dir: Is a directory"),
+    (["push:dir", "1", "dir"], None, "directory not empty: dir"),
+    (["push:dir", "1", "file"], None, "file: Not a directory"),
+    (["stack", "1", "gone"], None, "gone: No such file or directory"),
+    (["stack", "1", "file"], None, "file: Not a directory"),
+    (["chroot", "gone", "true"], None, "gone: No such file or directory"),
+    (["chroot", "file", "true"], None, "file: Not a directory"),
+    (["run:persist", "1", "file", "true"], None, "file: Not a directory"),
+    (["mounted", "1", "no-such-program"], None, "command not found: no-such-program"),
+    (["pull:host", "no-such-program"], None, "program not found: no-such-program"),
+    (["map", "a/b", "1"], None, "not a name: 'a/b'"),
+    (["map", "..", "1"], None, "not a name: '..'"),
+    (["map", "x" * 256, "1"], None, "not a name: "),
+    (["map", "a", "77"], None, "no image: 77"),
+    (["map", "nameless"], None, "no image is named 'nameless'"),
+    (["purge"], None, "there is no terminal to ask on"),
+])
+def test_what_can_not_be_done(plash, image, command, place, why):
+    (plash.place / "dir").mkdir()
+    (plash.place / "dir/file").touch()
+    (plash.place / "file").touch()
+    before = plash.snapshot()
+    assert plash(*command).error.startswith(f"plash {command[0]}: {why}")
+    assert plash.snapshot() == before
+
+
+def test_a_data_directory_that_can_not_be_made(plash):
+    (plash.place / "file").touch()
+    result = plash("init", env={"PLASH_DATA": str(plash.place / "file/data")})
+    assert result.error == f"plash init: {plash.place}/file/data: Not a directory"
+
+
+def test_the_words_without_options_are_read_as_docopt_reads_them():
+    import ast
+    import itertools
+
+    import docopt
+    from plashlib import cli, docs
+    words = ["1", "2", "-", "a b", ""]
+    for command in COMMANDS:
+        source = (LIBEXEC / f"plash-{command}").read_text()
+        if "python" not in source.splitlines()[0]:
+            continue
+        doc = ast.get_docstring(ast.parse(source), clean=False)
+        usage = docs.usage(doc)
+        last = "CMD" in usage[0]
+        for count in range(4):
+            for arguments in itertools.product(words, repeat=count):
+                mine = cli._positional(usage, list(arguments), last)
+                try:
+                    theirs = docopt.docopt(doc.replace(f"plash {command}", f"plash-{command}"), list(arguments),
+                                           help=False, options_first=last)
+                except docopt.DocoptExit:
+                    theirs = None
+                assert mine == (dict(theirs) if theirs is not None else None), (command, arguments)
