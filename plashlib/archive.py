@@ -245,11 +245,12 @@ def _judge(verb, processes, lines):
         if borne:
             lines = [line for line in lines if words not in line]
             told.append(f"{len(borne)} {summary} (the first: {borne[0].partition(': ')[2]})")
-    failed = [process.args[0] for process in processes if process.returncode not in (0, -signal.SIGPIPE)]
-    # Whichever ends with a failure of its own explains it; tar's status alone can be one that is borne.
-    if lines and failed or set(failed) - {"tar"} or any(process.returncode < 0 for process in processes[-1:]):
+    failed = [process for process in processes if process.returncode not in (0, -signal.SIGPIPE)]
+    # tar's status is the same for what is borne as for what is not.
+    excused = told and not lines and all((each.args[0], each.returncode) == ("tar", 2) for each in failed)
+    if failed and not excused:
         foreign = [line for line in lines if not line.startswith("tar: ")]
-        why = (foreign or lines or [f"{(failed or ['tar'])[0]} failed"])[0]
+        why = (foreign or lines or [f"{failed[0].args[0]} ended with status {failed[0].returncode}"])[0]
         # tar's word for a disk that fills up in the middle of a file.
         why = why.partition(": Wrote only ")[0] + ": No space left on device" if ": Wrote only " in why else why
         raise Error(f"cannot {verb}: {why[5:] if why.startswith('tar: ') else why}")
