@@ -115,8 +115,8 @@ def warn(text):
 def explain(error):
     """The one line that tells the user of an exception."""
     if isinstance(error, OSError) and error.strerror:
-        what = os.fsdecode(error.filename) + ": " if isinstance(error.filename, (str, bytes)) else ""
-        return what + error.strerror
+        names = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, (str, bytes))]
+        return ": ".join([*([" -> ".join(names)] if names else []), error.strerror])
     if isinstance(error, (Error, OSError)):
         return str(error)
     return f"internal error: {type(error).__name__}: {error} (PLASH_DEBUG=1 shows where)"

@@ -83,7 +83,8 @@ def test_sudo_is_root_on_the_hosts_files(plash):
 def test_commands_work_inside_sudo(plash, image):
     code = f"plash-build {image} 'echo 1 > /one' && plash-run 2 cat /one"
     assert plash("sudo", "sh", "-c", code).ok().out == "2\n1\n"
-    assert plash("sudo", "sh", "-c", code.replace("2", "3"), env={"PLASH_NO_UNSHARE": "1"}).ok().out == "3\n1\n"
+    code = "export PLASH_NO_UNSHARE=1; " + code.replace("2", "3")
+    assert plash("sudo", "sh", "-c", code).ok().out == "3\n1\n"
 
 
 def test_a_process_in_sudo_or_mounted_counts_as_a_user(plash, image):
