@@ -10,7 +10,7 @@ import signal
 import stat
 import subprocess
 
-from plashlib import Error, cli, namespaces
+from plashlib import Error, cli, namespaces, progress
 
 BLOCK = 512  # of a tar archive, in bytes
 PIECE = 1 << 20  # what is read at once, in bytes
@@ -73,7 +73,10 @@ def extract(source, root):
     owners = "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
     # An archive's overlayfs xattrs would be orders to the kernel, not content.
     commands.append([*EXTRACT, owners, "--xattrs-exclude=user.overlay.*"])
-    for line in _run("unpack", commands, source, head=head if taken else b"", extract_to=root):
+    size = None if taken else os.fstat(source).st_size
+    with progress.Progress("unpacking", size) as shown:
+        told = _run("unpack", commands, source, head=head if taken else b"", extract_to=root, shown=shown)
+    for line in told:
         cli.warn(line)
     names = set(os.listdir(root))
     if not names:
@@ -187,13 +190,14 @@ def _peek(source):
     return head, True
 
 
-def _run(verb, commands, source=None, target=None, head=b"", create_from=None, extract_to=None):
+def _run(verb, commands, source=None, target=None, head=b"", create_from=None, extract_to=None, shown=None):
     """Run commands as a pipeline, from the descriptor source (None: nothing) to target (None: stderr).
 
     verb         what is tried, for errors
     head         what was taken out of source already
     create_from  the first command's working directory: tar's own option for it takes
     extract_to   the last command's                     backslashes for escapes
+    shown        a progress.Progress of the bytes read from source
 
     Returns the lines of _judge(). Raises Error where a command fails.
     """
@@ -211,7 +215,10 @@ def _run(verb, commands, source=None, target=None, head=b"", create_from=None, e
                     stdin.close()
                 stdin = processes[-1].stdout
             if head:
-                _feed(head, source, processes[0].stdin)
+                _feed(head, source, processes[0].stdin, shown)
+            elif shown:
+                # The processes share the file's offset.
+                shown.watch(processes[0], lambda: (os.lseek(source, 0, os.SEEK_CUR), shown.total))
             for process in processes:
                 process.wait()
         finally:
@@ -225,12 +232,15 @@ def _run(verb, commands, source=None, target=None, head=b"", create_from=None, e
     return _judge(verb, processes, lines)
 
 
-def _feed(head, source, target):
+def _feed(head, source, target, shown):
     """Write head and the rest of source to the file object target, and close it."""
+    done = 0
     try:
         with target:
             while head:
                 target.write(head)
+                done += len(head)
+                shown.show(done)
                 head = os.read(source, PIECE)
     except BrokenPipeError:
         pass  # its reader ended early, and says why

@@ -172,8 +172,8 @@ def _holds_user_xattrs(directory):
 
 def _on_disk():
     """Where the changes of a run go that no tmpfs can take; `plash clean` removes it afterwards."""
-    entry = "tmp/" + os.urandom(8).hex()
-    os.mkdir(f"{store.path()}/{entry}", 0o700)
+    # Its lock goes when this process becomes the command; by then the mount shows whose it is.
+    entry = "tmp/" + os.path.basename(store.Work().path)
     return store.path(), entry + "/data", entry + "/work"
 
 

@@ -242,21 +242,33 @@ def run_child(function):
     Returns its exit status as a shell has it: 128 and the signal's number where one killed it.
     """
     _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            function()
-        except SystemExit as error:
-            os._exit(error.code)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(1)
     try:
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return status if status >= 0 else 128 - status
+        return wait_child(start_child(function))
     finally:
         _kill_children()
+
+
+def start_child(function):
+    """Call function in a forked process, which then exits 0, or as an exception says; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        function()
+        status = 0
+    except SystemExit as error:
+        status = error.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def wait_child(pid):
+    """Wait for a child process; returns its exit status as a shell has it."""
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status if status >= 0 else 128 - status
 
 
 def _kill_children():

@@ -19,6 +19,8 @@ from plashlib import Error, namespaces
 
 # One overlay's limit, less the layer of mount points that plash puts on top.
 DEEPEST = namespaces.OVERLAY_LAYERS - 1
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
+BATCH = 256  # locks held at once
 
 
 def path():
@@ -108,18 +110,24 @@ def exists(img):
 class Work:
     """A directory in tmp/ that this process owns for as long as a `with` statement runs.
 
-    Its lock goes with the process, however that ends, and then it is garbage.
+    Its lock goes with the process, however that ends, and then it is garbage. One with a
+    name is waited for while another process owns it, and is found again if it was kept.
     """
 
-    def __init__(self):
+    keep = False
+
+    def __init__(self, name=None):
         import signal
         for number in signal.SIGTERM, signal.SIGHUP:
             if signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, _end)
         data = path()
         while True:
-            self.path = f"{data}/tmp/{os.urandom(8).hex()}"
-            os.mkdir(self.path, 0o700)
+            self.path = f"{data}/tmp/{name or os.urandom(8).hex()}"
+            try:
+                os.mkdir(self.path, 0o700)
+            except FileExistsError:
+                pass
             try:
                 self._fd = _lock(self.path)
             except FileNotFoundError:
@@ -133,10 +141,11 @@ class Work:
         return self
 
     def __exit__(self, *_):
-        try:
-            os.rmdir(self.path)
-        except OSError:
-            delete(self.path)
+        if not self.keep:
+            try:
+                os.rmdir(self.path)
+            except OSError:
+                delete(self.path)
         os.close(self._fd)
 
 
@@ -191,18 +200,75 @@ class NewLayer(Work):
 
 def temporary_directory(pid):
     """Make a directory in tmp/ that belongs to the process pid, and is garbage once that has ended."""
-    directory = f"{path()}/tmp/{_process_mark(pid)}.{os.urandom(8).hex()}"
+    # No other process has this name, now or later.
+    mark = f"{pid}.{_start_time(pid)}.{_pid_namespace('self')}.{_boot()}"
+    directory = f"{path()}/tmp/{mark}.{os.urandom(8).hex()}"
     os.mkdir(directory, 0o700)
     return directory
 
 
-def _process_mark(pid):
-    """What no other process has, now or later: pid and start time, its pid namespace, this boot."""
+def _marks_live_process(name):
+    """Whether name is one of temporary_directory(), of a process that may be alive."""
+    if name.count(".") != 4:
+        return False
+    pid, start, namespace, boot, _ = name.split(".")
+    if boot != _boot():
+        return False
+    if namespace == str(_pid_namespace("self")):
+        try:
+            return _start_time(pid) == start
+        except OSError:
+            return False
+    # Of another pid namespace, only those below this one can be seen to be empty.
+    if _pid_namespace("self") != INITIAL_PID_NAMESPACE:
+        return True
+    return namespace in {str(_pid_namespace(each)) for each in filter(str.isdigit, os.listdir("/proc"))}
+
+
+def _start_time(pid):
+    """When a process started, in clock ticks after boot, as text; see proc(5). Raises OSError."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        start = file.read().rpartition(")")[2].split()[19]
+        return file.read().rpartition(")")[2].split()[19]
+
+
+def _pid_namespace(pid):
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def _boot():
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        boot = file.read().strip()
-    return f"{pid}.{start}.{os.stat('/proc/self/ns/pid').st_ino}.{boot}"
+        return file.read().strip()
+
+
+def unowned():
+    """The paths of what no live process owns in tmp/, each locked until the next is asked for.
+
+    An entry is owned by the process that holds its lock, by the one that its name tells of,
+    and by those that have an overlay mounted which writes to it.
+    """
+    import fcntl
+    directory = path() + "/tmp"
+    names = [name for name in os.listdir(directory) if not _marks_live_process(name)]
+    for start in range(0, len(names), BATCH):
+        locked = {}
+        for name in names[start:start + BATCH]:
+            try:
+                locked[name] = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fcntl.flock(locked[name], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                continue
+            except BlockingIOError:
+                os.close(locked.pop(name))
+        # Looked for only now, because a process mounts before it lets go of the lock.
+        mounted = b"".join(line for _, _, line in _overlays())
+        for name in locked:
+            if f"/tmp/{name}/".encode() not in mounted:
+                yield f"{directory}/{name}"
+        for fd in locked.values():
+            os.close(fd)
 
 
 def hold(directory):
@@ -257,17 +323,19 @@ def users(place):
     readable from outside the process's namespace; see proc(5).
     """
     place = os.fsencode(place)
-    pids = []
+    return sorted({pid for pid, source, _ in _overlays() if source == place or source.startswith(place + b"/")})
+
+
+def _overlays():
+    """The overlays that processes have mounted: the pid, the source, the line of mountinfo."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
-                fields = [line.partition(b" - overlay ")[2] for line in file if b" - overlay " in line]
+                lines = [line for line in file if b" - overlay " in line]
         except OSError:
             continue
-        sources = [_unescape(field.split(b" ")[0]) for field in fields]
-        if any(source == place or source.startswith(place + b"/") for source in sources):
-            pids.append(int(pid))
-    return sorted(pids)
+        for line in lines:
+            yield int(pid), _unescape(line.partition(b" - overlay ")[2].split(b" ")[0]), line
 
 
 def _unescape(field):

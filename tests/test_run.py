@@ -178,6 +178,8 @@ def test_ctrl_c_and_ctrl_z_on_a_terminal(plash, image):
     expect(b"status 130")
     type_in(f"{run} sh -c 'echo begun; cat'\n".encode())
     expect(b"begun\r\n")
+    type_in(b"once\n")
+    expect(b"once\r\nonce\r\n")  # cat runs by now
     type_in(b"\x1a")
     expect(b"Stopped")
     expect(b"ready ")
