@@ -1,0 +1,204 @@
+"""pull:docker, with a real dockerd, a real registry and podman."""
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+import pytest
+from conftest import LIBEXEC, need_program
+from servers import free_port, running
+from test_run import wait_for
+
+IMAGE = "plash-test"
+DOCKERFILE = f"""FROM {IMAGE}-base
+RUN mkdir -p /d /e && touch /d/old /e/kept /f && chown 7:9 /f && chmod 4755 /f
+RUN rm -rf /d && mkdir /d && touch /d/new && ln /f /g && rm -r /e
+"""
+
+
+class Engine:
+    """docker or podman, as a test calls it."""
+
+    def __init__(self, program, env, options=()):
+        self.program, self.env, self.options = program, {**os.environ, **env}, options
+
+    def __call__(self, *words, **more):
+        done = subprocess.run([self.program, *self.options, *words], env=self.env, capture_output=True, **more)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().strip()
+
+    def containers(self):
+        return self("ps", "--all", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory, host_tar):
+    """A dockerd of its own, with an image of three layers."""
+    need_program("dockerd", "docker")
+    place = tmp_path_factory.mktemp("docker")
+    socket = f"unix://{place}/sock"
+    engine = Engine("docker", {"DOCKER_HOST": socket})
+
+    def ready():
+        return subprocess.run(["docker", "version"], env=engine.env, capture_output=True).returncode == 0
+
+    words = ["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=overlay2",
+             "-H", socket, "--data-root", place / "data", "--exec-root", place / "exec", "--pidfile", place / "pid"]
+    with running(words, ready, place / "log"):
+        engine("import", str(capable(host_tar, place)), f"{IMAGE}-base")
+        engine("build", "--network=none", "--tag", IMAGE, "-", input=DOCKERFILE.encode())
+        yield engine
+
+
+def capable(host_tar, place):
+    """host_tar with a program that has a file capability, which setcap(8) gives as root does."""
+    root = place / "root"
+    root.mkdir()
+    subprocess.run(["tar", "-xf", host_tar, "-C", root], check=True)
+    shutil.copy(root / "usr/bin/true", root / "usr/bin/capable")
+    subprocess.run(["/usr/sbin/setcap", "cap_net_raw+ep", root / "usr/bin/capable"], check=True)
+    tar = place / "capable.tar"
+    subprocess.run(["tar", "--xattrs", "--xattrs-include=*", "-cf", tar, "-C", root, "."], check=True)
+    return tar
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """A registry of its own; its host:port."""
+    need_program("docker-registry")
+    place, port = tmp_path_factory.mktemp("registry"), free_port()
+    (place / "config.yml").write_text(
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {place}/data\nhttp:\n  addr: 127.0.0.1:{port}\n")
+
+    def ready():
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/").status == 200
+        except OSError:
+            return False
+
+    with running(["docker-registry", "serve", place / "config.yml"], ready, place / "log"):
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def pull(plash, docker):
+    return lambda *words, **options: plash("pull:docker", *words, env={"DOCKER_HOST": docker.env["DOCKER_HOST"]}, **options)
+
+
+# Only root may start a dockerd.
+pytestmark = pytest.mark.only_for("root")
+
+
+def check(plash, number):
+    """The image is the one that DOCKERFILE makes."""
+    seen = plash("mounted", number, "sh", "-c", "find d e f g 2>/dev/null; stat -c '%u:%g %a %h' f g; ls -A").ok().out
+    assert seen.splitlines()[:6] == ["d", "d/new", "f", "g", "7:9 4755 2", "7:9 4755 2"]
+    assert ".dockerenv" not in seen
+    assert plash("run", number, "true").ok()
+
+
+@pytest.mark.parametrize("name", [IMAGE, f"{IMAGE}:latest"])
+def test_a_local_image(plash, docker, pull, name):
+    before = docker.containers()
+    done = pull(name).ok()
+    assert done.err == ""
+    check(plash, done.id)
+    assert plash("mounted", done.id, "/usr/sbin/getcap", "usr/bin/capable").out == "usr/bin/capable cap_net_raw=ep\n"
+    assert docker.containers() == before
+
+
+@pytest.mark.parametrize("how", ["tag", "digest", "no tag"])
+def test_an_image_from_a_registry(plash, docker, pull, registry, how):
+    name = f"{registry}/some/{IMAGE}"
+    docker("tag", IMAGE, name)
+    docker("push", name)
+    digest = docker("inspect", "--format", "{{index .RepoDigests 0}}", name)
+    docker("rmi", name)
+    done = pull({"tag": f"{name}:latest", "digest": digest, "no tag": name}[how]).ok()
+    check(plash, done.id)
+
+
+@pytest.mark.parametrize("name, why", [
+    ("127.0.0.1:1/none", "127.0.0.1:1"), ("UPPER", "invalid reference format"), ("", "")])
+def test_an_image_that_is_not_there(plash, docker, pull, name, why):
+    before = docker.containers()
+    done = pull(name)
+    assert done.status == 1 and done.error.startswith("plash pull:docker: docker pull: ") and why in done.error
+    assert docker.containers() == before and not os.listdir(plash.data / "tmp")
+
+
+def test_no_daemon(plash):
+    done = plash("pull:docker", IMAGE, env={"DOCKER_HOST": f"unix://{plash.place}/none"})
+    assert "Cannot connect to the Docker daemon" in done.error
+
+
+def test_no_permission(plash, docker, tmp_path):
+    """As another user, who may not use the socket."""
+    tmp_path.chmod(0o777)
+    for path in (tmp_path.parent, tmp_path.parent.parent):
+        path.chmod(0o755)
+    words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", LIBEXEC / "plash-pull:docker", IMAGE]
+    socket = tmp_path / "sock"
+    os.link(docker.env["DOCKER_HOST"][len("unix://"):], socket)
+    done = plash.run(words, env={"DOCKER_HOST": f"unix://{socket}", "PLASH_DATA": f"{tmp_path}/other"})
+    assert done.status == 1 and "permission denied" in done.error.lower()
+
+
+def test_neither_docker_nor_podman(plash, tmp_path):
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for name in "python3", "env", "rm":
+        (bare / name).symlink_to(shutil.which(name))
+    done = plash.run([LIBEXEC / "plash-pull:docker", IMAGE], env={"PATH": str(bare)})
+    assert done.error.startswith("plash pull:docker: install docker or podman")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_in_the_middle(plash, docker, pull, tmp_path, number):
+    """A docker whose export takes its time; what a kill leaves is removed by the next pull."""
+    before = docker.containers()
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    (fake / "docker").write_text(f"#!/bin/sh\ncase $1 in export) sleep 100;; *) exec {shutil.which('docker')} \"$@\";; esac\n")
+    (fake / "docker").chmod(0o755)
+    env = {**plash.env, "DOCKER_HOST": docker.env["DOCKER_HOST"], "PATH": f"{fake}:{os.environ['PATH']}"}
+    stopped = plash.start("pull:docker", IMAGE, env=env, start_new_session=True)
+    wait_for(lambda: docker.containers() != before)
+    time.sleep(1)
+    os.killpg(stopped.pid, number)
+    assert stopped.wait() in (-number, 128 + number)
+    if number == signal.SIGKILL:
+        assert docker.containers() != before
+        check(plash, pull(IMAGE).id)
+        plash("sudo", "sh", "-c", 'rm -rf "$0"/tmp/*', plash.data).ok()
+    assert stopped.stderr.read() == b""
+    assert docker.containers() == before and plash.leftovers() == []
+    assert sorted(os.listdir(plash.data / "index")) == (["0", "1"] if number == signal.SIGKILL else ["0"])
+
+
+@pytest.mark.only_for("root")
+def test_podman_alone(plash, host_tar, tmp_path):
+    need_program("podman")
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for directory in "/usr/sbin", "/usr/bin":
+        for name in os.listdir(directory):
+            if name != "docker" and not (bare / name).exists():
+                (bare / name).symlink_to(f"{directory}/{name}")
+    (bare / "podman").unlink()
+    runroot = tempfile.mkdtemp()  # podman refuses one of more than 50 characters
+    (bare / "podman").write_text(f"#!/bin/sh\nexec /usr/bin/podman --root {tmp_path}/root --runroot {runroot}"
+                                 " --storage-driver vfs --runtime runc --cgroup-manager=cgroupfs \"$@\"\n")
+    (bare / "podman").chmod(0o755)
+    env = {"PATH": str(bare)}
+    podman = Engine(str(bare / "podman"), env)
+    podman("import", str(host_tar), IMAGE)
+    done = plash("pull:docker", IMAGE, env=env).ok()
+    assert plash("run", done.id, "cat", "/etc/passwd").out.startswith("root:")
+    assert podman.containers() == ""
+    assert "podman pull: " in plash("pull:docker", "127.0.0.1:1/none", env=env).error
+    podman("rmi", "--all", "--force")
+    shutil.rmtree(runroot)
