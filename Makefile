@@ -10,7 +10,7 @@ bindir = $(DESTDIR)$(PREFIX)/bin
 libexecdir = $(DESTDIR)$(PREFIX)/libexec/plash
 commands = $(notdir $(wildcard libexec/plash-*))
 
-.PHONY: help demo check test lint install uninstall clean
+.PHONY: help demo check test lint bench install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -34,6 +34,9 @@ $(VENV)/ready: setup.cfg
 	    print(f["options"]["install_requires"], f["options.extras_require"]["test"])')
 	touch $@
 
+bench: $(VENV)/ready ## measure plash against what it is built on
+	$(VENV)/bin/python bench/bench.py $(ARGS)
+
 install: ## install below PREFIX (/usr/local)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "plash needs Python 3.9; make install PYTHON=...")'
 	mkdir -p $(bindir) $(libexecdir)/plashlib
@@ -50,7 +53,10 @@ install: ## install below PREFIX (/usr/local)
 	fi
 	for command in $(commands); do ln -sf ../libexec/plash/$$command $(bindir)/$$command || exit; done
 
-uninstall: ## remove what install put there
+unbench: $(VENV)/ready ## measure plash against what it is built on
+	$(VENV)/bin/python bench/bench.py $(ARGS)
+
+install: ## remove what install put there
 	rm -rf $(libexecdir)
 	rm -f $(bindir)/plash $(addprefix $(bindir)/,$(commands))
 

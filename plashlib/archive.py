@@ -13,6 +13,7 @@ import subprocess
 from plashlib import Error, cli, namespaces, progress
 
 BLOCK = 512  # of a tar archive, in bytes
+END = 2 * BLOCK  # zeros that end an archive
 PIECE = 1 << 20  # what is read at once, in bytes
 
 # First bytes, the programs that expand it (the first that is there is taken), the name.
@@ -62,20 +63,22 @@ def extract(source, root):
     filesystem; root is then to be thrown away.
     """
     os.mkdir(root)
-    head, taken = _peek(source)
-    if not head:
+    source = _Source(source)
+    if not source.head:
         raise Error("the archive is empty")
     for magic, what in OTHERS:
-        if head.startswith(magic):
+        if source.head.startswith(magic):
             raise Error(f"not a tar archive, but {what}")
     commands = [_installed(programs, f"to read {what}")
-                for magic, programs, what in COMPRESSIONS if head.startswith(magic)]
+                for magic, programs, what in COMPRESSIONS if source.head.startswith(magic)]
     owners = "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
     # An archive's overlayfs xattrs would be orders to the kernel, not content.
     commands.append([*EXTRACT, owners, "--xattrs-exclude=user.overlay.*"])
-    size = None if taken else os.fstat(source).st_size
-    with progress.Progress("unpacking", size) as shown:
-        told = _run("unpack", commands, source, head=head if taken else b"", extract_to=root, shown=shown)
+    with progress.Progress("unpacking", source.size) as shown:
+        told = _run("unpack", commands, source, extract_to=root, shown=shown)
+    # tar takes an archive that ends between two members for a whole one.
+    if len(commands) == 1 and source.end().strip(b"\0"):
+        raise Error("the archive has no end: it was cut off")
     for line in told:
         cli.warn(line)
     names = set(os.listdir(root))
@@ -175,26 +178,46 @@ def _installed(programs, purpose):
     raise Error(f"{purpose}, install {programs[-1].split()[0]}")
 
 
-def _peek(source):
-    """The first block of source, and whether it is taken out of it, as of a pipe."""
-    try:
-        return os.pread(source, BLOCK, os.lseek(source, 0, os.SEEK_CUR)), False
-    except OSError:
-        pass
-    head = b""
-    while len(head) < BLOCK:
-        piece = os.read(source, BLOCK - len(head))
-        if not piece:
-            break
-        head += piece
-    return head, True
+class _Source:
+    """What an archive is read from: a file, which its reader is given, or a pipe, which is pumped."""
+
+    def __init__(self, fd):
+        """Read the first block from the descriptor fd, as `head`."""
+        self.fd, self.size, self._end = fd, None, b""
+        try:
+            self.head = os.pread(fd, BLOCK, os.lseek(fd, 0, os.SEEK_CUR))
+            self.size = os.fstat(fd).st_size
+        except OSError:
+            self.head = b""
+            while len(self.head) < BLOCK:
+                piece = os.read(fd, BLOCK - len(self.head))
+                if not piece:
+                    break
+                self.head += piece
+
+    def feed(self, target, shown):
+        """Write all of a pipe to the file object target, and close it."""
+        done, piece = 0, self.head
+        try:
+            with target:
+                while piece:
+                    target.write(piece)
+                    done += len(piece)
+                    shown.show(done)
+                    self._end = (self._end + piece)[-END:]
+                    piece = os.read(self.fd, PIECE)
+        except BrokenPipeError:
+            pass  # its reader ended early, and says why
+
+    def end(self):
+        """The last bytes, once all is read."""
+        return self._end if self.size is None else os.pread(self.fd, END, max(0, self.size - END))
 
 
-def _run(verb, commands, source=None, target=None, head=b"", create_from=None, extract_to=None, shown=None):
-    """Run commands as a pipeline, from the descriptor source (None: nothing) to target (None: stderr).
+def _run(verb, commands, source=None, target=None, create_from=None, extract_to=None, shown=None):
+    """Run commands as a pipeline, from a _Source (None: nothing) to the descriptor target (None: stderr).
 
     verb         what is tried, for errors
-    head         what was taken out of source already
     create_from  the first command's working directory: tar's own option for it takes
     extract_to   the last command's                     backslashes for escapes
     shown        a progress.Progress of the bytes read from source
@@ -202,7 +225,7 @@ def _run(verb, commands, source=None, target=None, head=b"", create_from=None, e
     Returns the lines of _judge(). Raises Error where a command fails.
     """
     processes = []
-    stdin = subprocess.PIPE if head else subprocess.DEVNULL if source is None else source
+    stdin = subprocess.DEVNULL if source is None else subprocess.PIPE if source.size is None else source.fd
     with open(os.memfd_create("stderr"), "w+b") as complaints:
         try:
             for words in commands:
@@ -214,11 +237,11 @@ def _run(verb, commands, source=None, target=None, head=b"", create_from=None, e
                 if processes[1:]:
                     stdin.close()
                 stdin = processes[-1].stdout
-            if head:
-                _feed(head, source, processes[0].stdin, shown)
+            if processes[0].stdin:
+                source.feed(processes[0].stdin, shown)
             elif shown:
                 # The processes share the file's offset.
-                shown.watch(processes[0], lambda: (os.lseek(source, 0, os.SEEK_CUR), shown.total))
+                shown.watch(processes[0], lambda: (os.lseek(source.fd, 0, os.SEEK_CUR), source.size))
             for process in processes:
                 process.wait()
         finally:
@@ -230,20 +253,6 @@ def _run(verb, commands, source=None, target=None, head=b"", create_from=None, e
     if target is not None and processes[-1].returncode == -signal.SIGPIPE:
         raise BrokenPipeError
     return _judge(verb, processes, lines)
-
-
-def _feed(head, source, target, shown):
-    """Write head and the rest of source to the file object target, and close it."""
-    done = 0
-    try:
-        with target:
-            while head:
-                target.write(head)
-                done += len(head)
-                shown.show(done)
-                head = os.read(source, PIECE)
-    except BrokenPipeError:
-        pass  # its reader ended early, and says why
 
 
 def _judge(verb, processes, lines):

@@ -6,7 +6,8 @@ import subprocess
 import tarfile
 
 import pytest
-from conftest import as_user, need_program, needs_subordinate_ids
+from conftest import as_user, need_program, needs_subordinate_ids, subordinate_ids
+from test_run import wait_for
 
 PROGRAMS = {"gz": "gzip", "xz": "xz", "zst": "zstd", "bz2": "bzip2", "lz4": "lz4"}
 
@@ -219,3 +220,87 @@ def test_pull_host_takes_a_scripts_interpreter_along(plash, tmp_path):
     number = plash("pull:host", script).id
     assert plash("run", number, "sh", "-c", f"ls /host{script}").status == 127
     assert plash("run", number, script, "x", env={"HOME": "/nonexistent"}).out == "ran x\n"
+
+
+@pytest.mark.parametrize("way", ["file", "pipe"])
+def test_an_archive_cut_between_two_members(plash, tmp_path, way):
+    cut = archive((info("one"), bytes(512)), (info("two"), bytes(range(256)) * 2))[:2048]
+    (tmp_path / "a.tar").write_bytes(cut)
+    done = plash("pull:tarfile", "a.tar") if way == "file" else plash("pull:tarfile", input=cut)
+    assert done.error == "plash pull:tarfile: the archive has no end: it was cut off"
+    assert os.listdir(plash.data / "index") == ["0"]
+
+
+def outside(tmp_path):
+    """All that is around the store, to see that an import writes nothing there."""
+    return sorted((str(path), path.lstat().st_mtime_ns) for path in tmp_path.rglob("*") if "data" not in path.parts)
+
+
+@pytest.mark.parametrize("members", [
+    [info("../up")], [info("a/../../up")], [info("l", tarfile.SYMTYPE, linkname="."), info("l/../../up")],
+    [info("l", tarfile.SYMTYPE, linkname="/"), info("l/{0}/up")],
+    [info("l", tarfile.SYMTYPE, linkname="../../../../.."), info("l/up")],
+    [info("l", tarfile.SYMTYPE, linkname="{0}"), info("l/up")],
+    [info("h", tarfile.LNKTYPE, linkname="{0}/victim")], [info("h", tarfile.LNKTYPE, linkname="../../../../../victim")],
+    [info("l", tarfile.SYMTYPE, linkname="{0}"), info("h", tarfile.LNKTYPE, linkname="l/victim"), (info("h"), b"changed")],
+    [(info("{0}/victim"), b"changed")], [info("{0}", tarfile.SYMTYPE, linkname="/")],
+    [info("l", tarfile.SYMTYPE, linkname="{0}/victim"), (info("l"), b"changed")]])
+def test_nothing_is_written_outside_of_the_layer(plash, image, tmp_path, members):
+    (tmp_path / "victim").write_text("as it was")
+    for member in members:
+        member = member[0] if isinstance(member, tuple) else member
+        member.name, member.linkname = member.name.format(tmp_path), member.linkname.format(tmp_path)
+    before, store = outside(tmp_path), plash.snapshot()
+    done = plash("pull:tarfile", input=archive(*members))
+    assert (tmp_path / "victim").read_text() == "as it was" and (tmp_path / "victim").stat().st_nlink == 1
+    assert outside(tmp_path) == before
+    if done.status:
+        assert done.error.startswith("plash pull:tarfile: cannot unpack: ")
+    else:  # it may be harmless, below the new root
+        plash("rm", done.id).ok()
+    assert plash.snapshot() == store
+
+
+@as_user
+def test_owners_that_are_not_mapped(plash):
+    done = plash("pull:tarfile", input=archive(info("a", uid=4_000_000_000, gid=4_000_000_000), info("b")))
+    assert plash("mounted", done.id, "stat", "-c", "%u:%g", "a").out == "0:0\n"
+    if subordinate_ids():
+        assert done.err.startswith("plash pull:tarfile: 1 files given to root, since their owners are not mapped here"
+                                   " (the first: a: Cannot change ownership to uid 4000000000, gid 4000000000")
+
+
+def test_long_names(plash, tmp_path):
+    path = "/".join(["d" * 250] * 15) + "/file"
+    number = plash("pull:tarfile", input=archive(info(path))).id
+    assert plash("mounted", number, "find", ".", "-name", "file").out == f"./{path}\n"
+    plash("push:tarfile", number, "a.tar").ok()
+    with tarfile.open(tmp_path / "a.tar") as opened:
+        assert f"./{path}" in opened.getnames()
+    gnu = io.BytesIO()
+    with tarfile.open(fileobj=gnu, mode="w", format=tarfile.GNU_FORMAT) as opened:
+        opened.addfile(info("x" * 200 + "/" + "y" * 200))
+    assert plash("mounted", plash("pull:tarfile", input=gnu.getvalue()).id, "ls", "x" * 200).out == "y" * 200 + "\n"
+
+
+def test_an_archives_overlay_xattrs_are_no_orders(plash):
+    hidden = info("d", tarfile.DIRTYPE)
+    hidden.pax_headers = {"SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.user.kept": "1"}
+    number = plash("pull:tarfile", input=archive(hidden)).id
+    root = plash.data / f"layer/0/{number}/_data/root"
+    assert os.listxattr(root / "d") == ["user.kept"]
+
+
+@pytest.mark.parametrize("number", [2, 9, 15])
+def test_an_interrupted_import(plash, image, tmp_path, number):
+    before = plash.snapshot()
+    pull = plash.start("pull:tarfile", start_new_session=True)
+    pull.stdin.write(archive((info("big"), os.urandom(5_000_000)))[:3_000_000])
+    pull.stdin.flush()
+    wait_for(lambda: any(plash.data.glob("tmp/*/node/_data/root/big")))
+    os.killpg(pull.pid, number)
+    assert pull.wait() in (-number, 128 + number)
+    assert pull.stderr.read() == b""
+    if number == 9:
+        plash("sudo", "sh", "-c", 'rm -rf "$0"/tmp/*', plash.data).ok()
+    assert plash.snapshot() == before
