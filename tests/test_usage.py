@@ -108,6 +108,8 @@ def test_the_words_without_options_are_read_as_docopt_reads_them():
             continue
         doc = ast.get_docstring(ast.parse(source), clean=False)
         usage = docs.usage(doc)
+        if len(usage) > 1:
+            continue  # left to docopt
         last = "CMD" in usage[0]
         for count in range(4):
             for arguments in itertools.product(words, repeat=count):
