@@ -6,6 +6,9 @@ store       the data directory: images, names, work in progress
 namespaces  user and mount namespaces, mounts; knows nothing of the store
 container   what a process sees: an image as its root filesystem
 archive     root filesystems to and from tar
+download    files from the network, verified and resumed
+docker      docker and podman, as the user
+progress    a line on the terminal for long steps
 """
 
 __version__ = "0.1.0"

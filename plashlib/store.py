@@ -402,6 +402,13 @@ def purge(force=False):
         pass  # a mount point, or more in it than plash put there
 
 
+def forget_gone():
+    """Remove the entries of index/ and map/ whose image does not exist."""
+    lock = _lock(path() + "/index")
+    _forget_gone()
+    os.close(lock)
+
+
 def _forget_gone():
     """Remove the entries of index/ and map/ whose image does not exist; index/ is locked."""
     data = path()

@@ -120,6 +120,12 @@ class Plash:
     def leftovers(self):
         return os.listdir(self.data / "tmp")
 
+    def clean(self):
+        """Have `plash clean` remove what a test's killed command left; there has to be something."""
+        assert self.leftovers()
+        self("clean").ok()
+        assert self.leftovers() == []
+
 
 def tree(tar):
     """What is in a tar archive, as a dict of paths to all that is to survive import and export."""

@@ -90,7 +90,7 @@ def test_the_command_of_a_killed_build_is_killed(plash, image):
     while os.path.exists(f"/proc/{pid}/root/bin") and time.monotonic() < end:
         time.sleep(0.02)
     assert not os.path.exists(f"/proc/{pid}/root/bin")
-    plash("sudo", "rm", "-rf", *(plash.data / "tmp").iterdir()).ok()
+    plash.clean()
 
 
 def test_an_image_removed_meanwhile(plash, image):

@@ -78,7 +78,7 @@ def test_a_tmpfs_without_user_xattrs(plash, image):
     assert done.ok().out == "x\n"
     left = plash.leftovers()
     assert len(left) == 1
-    plash("sudo", "rm", "-rf", plash.data / "tmp" / left[0]).ok()
+    plash.clean()
 
 
 def test_where_the_root_is_no_mount_point(plash, image):
