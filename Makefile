@@ -53,10 +53,7 @@ install: ## install below PREFIX (/usr/local)
 	fi
 	for command in $(commands); do ln -sf ../libexec/plash/$$command $(bindir)/$$command || exit; done
 
-unbench: $(VENV)/ready ## measure plash against what it is built on
-	$(VENV)/bin/python bench/bench.py $(ARGS)
-
-install: ## remove what install put there
+uninstall: ## remove what install put there
 	rm -rf $(libexecdir)
 	rm -f $(bindir)/plash $(addprefix $(bindir)/,$(commands))
 

@@ -97,8 +97,8 @@ def unshare(flags):
         _call("unshare", flags)
     except OSError as error:
         kind = "user" if flags & CLONE_NEWUSER else "mount"
-        reason = forbidden() if kind == "user" else None
-        raise Error(f"cannot make a {kind} namespace: {reason or error.strerror}") from None
+        # AppArmor lets a user namespace be made, and then forbids what it is for.
+        raise Error(f"cannot make a {kind} namespace: {forbidden() or error.strerror}") from None
 
 
 def become_root():
@@ -123,9 +123,12 @@ def become_root():
     os.close(reader)
     for pid, (_, file, own, _) in zip(helpers, maps):
         if pid is None or os.waitpid(pid, 0)[1] != 0:
-            if file == "gid_map":
-                _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/" + file, f"0 {own} 1")
+            try:
+                if file == "gid_map":
+                    _write("/proc/self/setgroups", "deny")
+                _write("/proc/self/" + file, f"0 {own} 1")
+            except OSError as error:
+                raise Error(f"cannot write {file}: {forbidden() or error.strerror}") from None
 
 
 def _map_when_told(reader, writer, program, own, ranges):

@@ -56,18 +56,21 @@ def test_user_namespaces_are_used_up(plash, image):
 
 
 @as_user
-@pytest.mark.parametrize("setting, value, good", [
-    ("kernel.unprivileged_userns_clone", "0", "1"), ("kernel.apparmor_restrict_unprivileged_userns", "1", "0")])
-def test_a_setting_that_forbids_user_namespaces_is_named(plash, image, tmp_path, setting, value, good):
+@pytest.mark.parametrize("setting, value, good, inject, what", [
+    ("kernel.unprivileged_userns_clone", "0", "1", "unshare:error=EPERM", "make a user namespace"),
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", "unshare:error=EPERM", "make a user namespace"),
+    # strace lies about the user, whom the kernel then does not let write the map.
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", "getppid:error=EPERM", "write uid_map")])
+def test_a_setting_that_forbids_user_namespaces_is_named(plash, image, tmp_path, setting, value, good, inject, what):
     """This kernel lacks both, so a directory stands in for /proc/sys/kernel, and strace for the refusal."""
     (tmp_path / "kernel").mkdir()
     (tmp_path / "kernel" / setting.split(".")[1]).write_text(value + "\n")
     need_program("strace")
     code = (f"mount --bind kernel /proc/sys/kernel && export PLASH_DATA={plash.data} && "
-            f"exec strace -f -qq -o /dev/null -e trace=unshare,geteuid -e inject=unshare:error=EPERM"
+            f"exec strace -f -qq -o /dev/null -e trace=unshare,geteuid,getppid -e inject={inject}"
             f" -e inject=geteuid:retval=1000 {LIBEXEC}/plash-run {image} true")
     done = plash("sudo", "sh", "-c", code)
-    assert done.error == (f"plash run: cannot make a user namespace: {setting}={value} forbids it;"
+    assert done.error == (f"plash run: cannot {what}: {setting}={value} forbids it;"
                           f" as root: sysctl -w {setting}={good}")
 
 

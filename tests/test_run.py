@@ -154,7 +154,7 @@ def test_ctrl_c_and_ctrl_z_on_a_terminal(plash, image):
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(plash.env, PS1="ready ", HISTFILE="")
-        os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+        os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
     shown = b""
 
     def expect(text):

@@ -2,7 +2,7 @@
 import sys
 
 import pytest
-from conftest import LIBEXEC, ROOT
+from conftest import LIBEXEC, ROOT, as_user
 from test_plash import COMMANDS
 
 sys.path.insert(0, str(ROOT))
@@ -86,6 +86,24 @@ def test_what_can_not_be_done(plash, image, command, place, why):
     (plash.place / "file").touch()
     before = plash.snapshot()
     assert plash(*command).error.startswith(f"plash {command[0]}: {why}")
+    assert plash.snapshot() == before
+
+
+@as_user
+@pytest.mark.parametrize("words, why", [
+    (["pull:tarfile", "closed/x"], "closed/x: Permission denied"), (["pull:tarfile", "x"], "x: Permission denied"),
+    (["push:tarfile", "1", "closed/x.tar"], "closed/x.tar: Permission denied"),
+    (["push:dir", "1", "closed/out"], "closed/out: Permission denied"),
+    (["stack", "1", "closed/d"], "closed/d: Permission denied"), (["chroot", "closed/d"], "closed/d: Permission denied"),
+    (["run:persist", "1", "closed/d"], "closed/d: Permission denied")])
+def test_no_permission(plash, image, words, why):
+    (plash.place / "x").touch(0)
+    (plash.place / "closed").mkdir()
+    (plash.place / "closed").chmod(0)
+    before = plash.snapshot()
+    done = plash(*words)
+    (plash.place / "closed").chmod(0o700)
+    assert done.error == f"plash {words[0]}: {why}"
     assert plash.snapshot() == before
 
 
