@@ -132,8 +132,8 @@ class Work:
                 self._fd = _lock(self.path)
             except FileNotFoundError:
                 continue
-            # `clean` may have had the lock first and have taken the directory for garbage.
-            if os.path.exists(self.path):
+            # Whoever had the lock first may have removed the directory, and another be there by now.
+            if os.path.exists(self.path) and os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
                 break
             os.close(self._fd)
 
@@ -187,7 +187,8 @@ class NewLayer(Work):
         try:
             os.rename(self.path + "/node", f"{parent.path}/{number}")
         except BaseException as error:
-            os.unlink(link)
+            if not os.path.exists(link):
+                os.unlink(link)
             if isinstance(error, FileNotFoundError):
                 raise Error(f"no image: {parent.id} (it was removed meanwhile)") from None
             raise
