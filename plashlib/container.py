@@ -57,7 +57,7 @@ def build(image, layer, command):
     binds = host_binds(tmp)
     entry = layer.path[len(store.path()) + 1:]
     # volatile: what the build's programs sync need not reach the disk before all of the layer does.
-    written = mount_root(image, (store.path(), entry + "/node/_data/root", entry + "/work"), binds, "volatile")
+    written = mount_root(image, (store.path(), entry + "/root", entry + "/work"), binds, "volatile")
 
     def child():
         namespaces.die_with_parent()
@@ -189,7 +189,7 @@ def _mount_overlay(image, mounted, lower, changes, options=""):
         except FileExistsError:
             continue
         if name == upper:
-            _copy_attributes(image.path + "/_data/root", f"{directory}/{upper}")
+            copy_attributes(image.path + "/_data/root", f"{directory}/{upper}")
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     namespaces.overlay(image.path, mounted, lower, (fd, upper, work), options)
     return f"{directory}/{upper}"
@@ -213,7 +213,7 @@ def _make_point(points, layers, source, target):
             return False
         os.mkdir(points + way)
         if found:
-            _copy_attributes(found, points + way)
+            copy_attributes(found, points + way)
     if os.path.isdir(source):
         os.mkdir(points + target)
     else:
@@ -247,7 +247,7 @@ def _has_point(root, source, target):
     return os.path.isdir(place) if os.path.isdir(source) else os.path.isfile(place)
 
 
-def _copy_attributes(source, target):
+def copy_attributes(source, target):
     """Give target the owner, mode, times and xattrs of source, but for overlayfs's own xattrs."""
     status = os.stat(source)
     try:

@@ -64,6 +64,26 @@ def usage(doc):
     return [line.strip() for line in lines if line.strip()]
 
 
+def find(name):
+    """The file that runs a command: plash's own, else a plugin on PATH; None where there is none."""
+    for directory in own, *os.environ.get("PATH", "").split(":"):
+        file = os.path.join(directory, "plash-" + name)
+        if os.access(file, os.X_OK) and os.path.isfile(file):
+            return file
+    return None
+
+
+def takes_image(doc):
+    """Whether the command's first argument is the ID of an image."""
+    words = [word for word in (usage(doc) or [""])[0].split()[2:] if not word.startswith(("[", "-"))]
+    return words[:1] == ["ID"]
+
+
+def prints_image(name, doc):
+    """Whether the command makes an image and prints its id, by its name or by what its text says."""
+    return name.startswith("pull:") or "the id of the new image" in " ".join(doc.split())
+
+
 def group(name, file, doc):
     """The group that a command is listed in; one whose first argument is an ID is of images."""
     if os.path.realpath(os.path.dirname(file)) != own:
@@ -72,5 +92,4 @@ def group(name, file, doc):
         return "Import Image"
     if name.startswith("push:"):
         return "Export Image"
-    words = [word for word in (usage(doc) or [""])[0].split()[2:] if not word.startswith(("[", "-"))]
-    return "Image Commands" if words[:1] == ["ID"] else "Other Commands"
+    return "Image Commands" if takes_image(doc) else "Other Commands"

@@ -20,7 +20,7 @@ MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-SIGKILL, SIGPIPE, SIGXFSZ = 9, 13, 25
+SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 9, 13, 15, 25
 
 # The kernel's OVL_MAX_STACK: so many lower layers one overlay can have.
 OVERLAY_LAYERS = 500
@@ -64,9 +64,9 @@ def syncfs(fd):
     _call("syncfs", fd)
 
 
-def die_with_parent():
-    """Be killed when the parent process ends (PR_SET_PDEATHSIG)."""
-    _call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+def die_with_parent(signal=SIGKILL):
+    """Be sent a signal, given by its number, when the parent process ends (PR_SET_PDEATHSIG)."""
+    _call("prctl", PR_SET_PDEATHSIG, signal, 0, 0, 0)
 
 
 def default_signals():

@@ -5,6 +5,8 @@
     layer/0/1/_data/root      image 1, on 0; layer/0/1/5 is image 5, on 1
     index/ID                  -> ../layer/0/.../ID
     map/KEY                   -> ../index/ID of the image that KEY names
+    cache/SHA256              -> ../index/ID of the image that a command line made
+    recall/PROCESS            -> ../index/ID of the image that a process's children made last
     tmp/                      work in progress
     mnt/                      the mount point used inside private mount namespaces
 
@@ -42,8 +44,8 @@ def _data():
 def init(data=None):
     """Make the data directory, or what is missing of it. Raises OSError."""
     data = data or _data()
-    os.makedirs(data, mode=0o700, exist_ok=True)
-    for name in "index", "map", "tmp", "layer/0/_data/root":
+    lock = _own(data)
+    for name in "index", "map", "cache", "recall", "tmp", "layer/0/_data/root":
         os.makedirs(f"{data}/{name}", exist_ok=True)
     os.close(os.open(data + "/id_counter", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     try:
@@ -52,6 +54,7 @@ def init(data=None):
         pass
     # The last thing made: where it is, the rest is.
     os.makedirs(data + "/mnt", exist_ok=True)
+    os.close(lock)
 
 
 class Image:
@@ -122,20 +125,8 @@ class Work:
             if signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, _end)
         data = path()
-        while True:
-            self.path = f"{data}/tmp/{name or os.urandom(8).hex()}"
-            try:
-                os.mkdir(self.path, 0o700)
-            except FileExistsError:
-                pass
-            try:
-                self._fd = _lock(self.path)
-            except FileNotFoundError:
-                continue
-            # Whoever had the lock first may have removed the directory, and another be there by now.
-            if os.path.exists(self.path) and os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
-                break
-            os.close(self._fd)
+        self.path = f"{data}/tmp/{name or os.urandom(8).hex()}"
+        self._fd = _own(self.path)
 
     def __enter__(self):
         return self
@@ -154,6 +145,20 @@ def _end(number, _):
     raise SystemExit(128 + number)
 
 
+def _own(directory):
+    """Wait for the lock of a directory, which is made where it is missing; returns a descriptor that holds it."""
+    while True:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        try:
+            fd = _lock(directory)
+        except FileNotFoundError:
+            continue
+        # Whoever had the lock first may have removed the directory, and another be there by now.
+        if os.path.exists(directory) and os.path.samestat(os.stat(directory), os.fstat(fd)):
+            return fd
+        os.close(fd)
+
+
 def _lock(directory, shared=False):
     """Wait for the lock of a directory; returns a descriptor that holds it until it is closed."""
     import fcntl
@@ -167,57 +172,100 @@ class NewLayer(Work):
 
     def __init__(self):
         super().__init__()
-        self.root = self.path + "/node/_data/root"
-        os.makedirs(os.path.dirname(self.root))
+        self.root = self.path + "/root"
 
     def stack_on(self, parent):
-        """Make the layer a new image on the Image parent; returns its id.
+        """Make the layer a new image on the Image parent; returns its id. Raises as stack() does."""
+        return stack(self.root, parent)
 
-        Raises Error if parent is gone meanwhile or has as many layers as can be mounted.
-        """
-        require_room(parent)
-        data = path()
-        number = _next_id(data)
-        if durable():
-            namespaces.syncfs(self._fd)
-        # Whoever removes dangling entries waits meanwhile, for this makes one.
-        lock = _lock(data + "/index", shared=True)
-        link = f"{data}/index/{number}"
-        os.symlink(f"..{parent.path[len(data):]}/{number}", link)
-        try:
-            os.rename(self.path + "/node", f"{parent.path}/{number}")
-        except BaseException as error:
-            if not os.path.exists(link):
-                os.unlink(link)
-            if isinstance(error, FileNotFoundError):
-                raise Error(f"no image: {parent.id} (it was removed meanwhile)") from None
-            raise
-        if durable():
-            _sync_directory(parent.path)
-            os.fsync(lock)
+
+def stack(directory, parent):
+    """Make directory, which is moved, the layer of a new image on the Image parent; returns its id.
+
+    Raises Error if parent is gone meanwhile or has as many layers as can be mounted, and
+    OSError, such as EXDEV where directory is on another filesystem; it is unharmed then.
+    """
+    require_room(parent)
+    data = path()
+    number = _next_id(data)
+    if durable():
+        fd = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.syncfs(fd)
+        os.close(fd)
+    link, node = f"{data}/index/{number}", f"{parent.path}/{number}"
+    # Whoever removes entries that lead nowhere waits meanwhile, for this makes one.
+    lock = _lock(data + "/index", shared=True)
+    os.symlink(f"..{node[len(data):]}", link)
+    try:
+        os.mkdir(node)
+        os.mkdir(node + "/_data")
+        # One rename, from the user's own place too: killed before it, the directory is where it was.
+        os.rename(directory, node + "/_data/root")
+    except BaseException as error:
+        if not _is_image(node):
+            _forget(link, node)
+        if isinstance(error, FileNotFoundError) and not os.path.exists(parent.path):
+            raise Error(f"no image: {parent.id} (it was removed meanwhile)") from None
+        raise
+    finally:
         os.close(lock)
-        return number
+    if durable():
+        for changed in node + "/_data", node, parent.path, data + "/index":
+            _sync_directory(changed)
+    return number
+
+
+def _is_image(node):
+    return os.path.exists(node + "/_data/root")
+
+
+def _forget(link, node):
+    """Remove what stack() made before the image was there."""
+    for remove, name in (os.rmdir, node + "/_data"), (os.rmdir, node), (os.unlink, link):
+        try:
+            remove(name)
+        except FileNotFoundError:
+            pass
 
 
 def temporary_directory(pid):
     """Make a directory in tmp/ that belongs to the process pid, and is garbage once that has ended."""
-    # No other process has this name, now or later.
-    mark = f"{pid}.{_start_time(pid)}.{_pid_namespace('self')}.{_boot()}"
-    directory = f"{path()}/tmp/{mark}.{os.urandom(8).hex()}"
+    directory = f"{path()}/tmp/{mark(pid)}.{os.urandom(8).hex()}"
     os.mkdir(directory, 0o700)
     return directory
 
 
+def mark(pid):
+    """A name for a process that no other has, now or later. Raises OSError where there is none."""
+    return f"{pid}.{_status(pid)[2]}.{_pid_namespace('self')}.{_boot()}"
+
+
+def ancestors():
+    """The pids of this process's ancestors that are in its session, the nearest first."""
+    session, found = str(os.getsid(0)), []
+    pid = str(os.getppid())
+    while pid != "0":
+        try:
+            parent, its_session, _ = _status(pid)
+        except OSError:
+            break
+        if its_session != session:
+            break
+        found.append(pid)
+        pid = parent
+    return found
+
+
 def _marks_live_process(name):
-    """Whether name is one of temporary_directory(), of a process that may be alive."""
-    if name.count(".") != 4:
+    """Whether name begins with the mark() of a process that may be alive."""
+    if name.count(".") < 3:
         return False
-    pid, start, namespace, boot, _ = name.split(".")
+    pid, start, namespace, boot = name.split(".")[:4]
     if boot != _boot():
         return False
     if namespace == str(_pid_namespace("self")):
         try:
-            return _start_time(pid) == start
+            return _status(pid)[2] == start
         except OSError:
             return False
     # Of another pid namespace, only those below this one can be seen to be empty.
@@ -226,10 +274,11 @@ def _marks_live_process(name):
     return namespace in {str(_pid_namespace(each)) for each in filter(str.isdigit, os.listdir("/proc"))}
 
 
-def _start_time(pid):
-    """When a process started, in clock ticks after boot, as text; see proc(5). Raises OSError."""
+def _status(pid):
+    """A process's parent, its session, and its start in clock ticks after boot; see proc(5). Raises OSError."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()[19]
+        fields = file.read().rpartition(")")[2].split()
+    return fields[1], fields[3], fields[19]
 
 
 def _pid_namespace(pid):
@@ -263,6 +312,10 @@ def unowned():
                 continue
             except BlockingIOError:
                 os.close(locked.pop(name))
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                yield f"{directory}/{name}"  # a symbolic link, by point()
         # Looked for only now, because a process mounts before it lets go of the lock.
         mounted = b"".join(line for _, _, line in _overlays())
         for name in locked:
@@ -317,14 +370,19 @@ def _sync_directory(directory):
         os.close(fd)
 
 
-def users(place):
-    """The processes that have an image mounted whose directory is place or below it.
+def users():
+    """The processes that use images: a dict of the directories of these, and those above, to sets of pids.
 
-    Returns pids in rising order. Mounts are read from /proc/PID/mountinfo, which is
-    readable from outside the process's namespace; see proc(5).
+    Mounts are read from /proc/PID/mountinfo, which is readable from outside the process's
+    namespace; see proc(5).
     """
-    place = os.fsencode(place)
-    return sorted({pid for pid, source, _ in _overlays() if source == place or source.startswith(place + b"/")})
+    using = {}
+    for pid, source, _ in _overlays():
+        directory = os.fsdecode(source)
+        while directory.strip("/"):
+            using.setdefault(directory, set()).add(pid)
+            directory = os.path.dirname(directory)
+    return using
 
 
 def _overlays():
@@ -345,12 +403,9 @@ def _unescape(field):
     return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
-def refuse_if_used(what, place):
-    """Raise Error, naming the pids, where users(place) finds any; what names it to the user."""
-    pids = users(place)
-    if pids:
-        raise Error(f"{what} is in use by {'processes' if pids[1:] else 'process'}"
-                    f" {', '.join(map(str, pids))} (--force removes it all the same)")
+def _in_use(what, pids):
+    return Error(f"{what} is in use by {'processes' if len(pids) > 1 else 'process'}"
+                 f" {', '.join(map(str, sorted(pids)))} (--force removes it all the same)")
 
 
 def delete(directory):
@@ -360,63 +415,140 @@ def delete(directory):
         raise Error(f"cannot remove {directory}")
 
 
-def remove(img, force=False):
-    """Remove the Image img and its children, the names of these too.
+def remove(images, used="refuse"):
+    """Remove Images, which come after their children where both are given, with all that was built on them.
 
-    Refused with an Error while a process uses one of them, but for force.
+    used says what becomes of those that processes use: "refuse" raises an Error that names
+    the pids, with nothing removed; "keep" leaves them; "remove" takes no notice.
+
+    Returns the names that went along, as pairs of key and id. Raises Error where an image is gone.
     """
-    if not force:
-        refuse_if_used(f"image {img.id}", img.path)
     with Work() as work:
-        away = f"{work.path}/{img.id}"
         lock = _lock(path() + "/index")
+        away = []
         try:
-            os.rename(img.path, away)
-        except FileNotFoundError:
-            raise Error(f"no image: {img.id}") from None
-        if not force:
-            # A process may have started meanwhile. One that starts from now on finds its image gone.
-            try:
-                refuse_if_used(f"image {img.id}", img.path)
-            except Error:
-                os.rename(away, img.path)
-                raise
-        _forget_gone()
+            # The first look leaves images in use where they are. The second finds who came meanwhile,
+            # and whoever comes later finds the image gone.
+            images = _unused(images, used)
+            for img in images:
+                os.rename(img.path, f"{work.path}/{img.id}")
+                away.append(img)
+            kept = set(away) - set(_unused(away, used))
+        except BaseException as error:
+            _put_back(work, away)
+            if isinstance(error, FileNotFoundError):
+                raise Error(f"no image: {img.id}") from None
+            raise
+        _put_back(work, [img for img in away if img in kept])
+        gone = _forget_gone()
         os.close(lock)
+    return gone
+
+
+def _unused(images, used):
+    """Those of the Images that may be removed, by remove()'s rule for used ones."""
+    using = users() if used != "remove" else {}
+    for img in images:
+        if used == "refuse" and img.path in using:
+            raise _in_use(f"image {img.id}", using[img.path])
+    return [img for img in images if img.path not in using]
+
+
+def _put_back(work, images):
+    for img in reversed(images):
+        os.rename(f"{work.path}/{img.id}", img.path)
 
 
 def purge(force=False):
     """Remove all images, names and work in progress, and the data directory.
 
-    Refused with an Error while a process uses an image, but for force.
+    Refused with an Error while a process uses an image or works in tmp/, but for force.
     """
     data = path()
+    lock = _own(data)
     if not force:
-        refuse_if_used("an image", data + "/layer")
+        using = users().get(data + "/layer")
+        if using:
+            raise _in_use("an image", using)
+        if set(os.listdir(data + "/tmp")) - {os.path.basename(entry) for entry in unowned()}:
+            raise Error(f"a running command works in {data}/tmp (--force removes it all the same)")
     with Work() as work:
-        for name in "layer", "index", "map", "id_counter", "mnt":
+        # mnt/ first, since init() makes what is missing where that is; the counter last, lest an id that
+        # something still names be given again.
+        for name in "mnt", "layer", "map", "cache", "recall", "index", "id_counter":
             os.rename(f"{data}/{name}", f"{work.path}/{name}")
         delete(data + "/tmp")
     try:
         os.rmdir(data)
     except OSError:
         pass  # a mount point, or more in it than plash put there
-
-
-def forget_gone():
-    """Remove the entries of index/ and map/ whose image does not exist."""
-    lock = _lock(path() + "/index")
-    _forget_gone()
     os.close(lock)
 
 
-def _forget_gone():
-    """Remove the entries of index/ and map/ whose image does not exist; index/ is locked."""
+def images():
+    """All Images, the lowest id first."""
     data = path()
-    for directory in "index", "map":
+    found = []
+    for number in sorted(map(int, os.listdir(data + "/index"))):
+        try:
+            directory = os.path.join(data, os.readlink(f"{data}/index/{number}")[3:])
+        except FileNotFoundError:
+            continue
+        if number and _is_image(directory):
+            found.append(Image(directory))
+    return found
+
+
+def forget_gone():
+    """Remove the entries of index/, map/ and cache/ whose image is not there, and those of
+    recall/ whose process has ended."""
+    lock = _lock(path() + "/index")
+    _forget_gone()
+    os.close(lock)
+    for entry in os.scandir(path() + "/recall"):
+        if not _marks_live_process(entry.name):
+            os.unlink(entry.path)
+
+
+def _forget_gone():
+    """The same of index/, map/ and cache/, with index/ locked; returns the pairs that map/ lost."""
+    data = path()
+    for entry in os.scandir(data + "/index"):
+        node = os.path.join(data, os.readlink(entry.path)[3:])
+        if not _is_image(node):
+            _forget(entry.path, node)
+    gone = []
+    for directory in "map", "cache":
         for entry in os.scandir(f"{data}/{directory}"):
+            number = os.path.basename(os.readlink(entry.path))
             if not os.path.exists(entry.path):
                 os.unlink(entry.path)
+                if directory == "map":
+                    gone.append((entry.name, number))
+    return sorted(gone)
+
+
+def target(link):
+    """The id of the image that a link in map/, cache/ or recall/ leads to; None where it is not there."""
+    return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
+
+
+def point(link, number):
+    """Let a link in map/, cache/ or recall/ lead to the image number from now on."""
+    to = f"../index/{number}"
+    while True:
+        try:
+            os.symlink(to, link)
+            return
+        except FileExistsError:
+            pass
+        passing = f"{path()}/tmp/{os.urandom(8).hex()}"
+        os.symlink(to, passing)
+        try:
+            os.rename(passing, link)
+            return
+        except FileNotFoundError:
+            continue  # `plash clean` took it for garbage
 
 
 def _key(key):
@@ -427,16 +559,14 @@ def _key(key):
 
 def named(key):
     """The id of the image that key names; None where it names none. Raises Error for a bad key."""
-    link = _key(key)
-    return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
+    return target(_key(key))
 
 
 def set_name(key, img):
     """Let key name the Image img from now on."""
-    link = _key(key)
-    with Work() as work:
-        os.symlink(f"../index/{img.id}", work.path + "/link")
-        os.rename(work.path + "/link", link)
+    point(_key(key), img.id)
+    if durable():
+        _sync_directory(path() + "/map")
 
 
 def forget_name(key):

@@ -1,0 +1,125 @@
+"""The ids that commands printed: remembered by their words, for `cache`, and by session, for `recall`.
+
+Standard modules that are slow to import are left to the calls that run a command.
+"""
+import os
+import sys
+
+from plashlib import Error, docs, namespaces, store
+
+
+def cached(words, make):
+    """The id of the image that is remembered for words, a list; else the one that make() returns.
+
+    Order and number of the words matter. Of processes that ask for the same at once, one
+    calls make(), and the others wait for it; where it ends without an id, the next one does.
+    """
+    link = f"{store.path()}/cache/{_digest(words)}"
+    number = store.target(link)
+    if number:
+        return number
+    with store.Work("cache." + os.path.basename(link)):
+        number = store.target(link)
+        if not number:
+            number = make()
+            store.point(link, number)
+    return number
+
+
+def _digest(words):
+    # As the standard library's random does it: hashlib loads OpenSSL, a third of Python's own start.
+    try:
+        from _sha2 import sha256
+    except ImportError:
+        try:
+            from _sha256 import sha256
+        except ImportError:
+            from hashlib import sha256
+    # No word holds a NUL, so no two lists of words are joined to the same.
+    return sha256(b"\0".join(map(os.fsencode, words))).hexdigest()
+
+
+def printed(words):
+    """Run a plash command; returns the id that it prints.
+
+    Exits with its status where it fails. Raises Error where what it prints is no image's id.
+    """
+    reader, writer = os.pipe()
+
+    def child():
+        # It undoes its work then, as for Ctrl-C.
+        namespaces.die_with_parent(namespaces.SIGTERM)
+        os.dup2(writer, 1)
+        become(words)
+
+    pid = namespaces.start_child(child)
+    os.close(writer)
+    try:
+        with open(reader, encoding="utf-8", errors="replace") as file:
+            output = file.read()
+        status = namespaces.wait_child(pid)
+    except BaseException as error:
+        # A Ctrl-C reached the child as well; another signal while it undoes its work would be one too many.
+        if not isinstance(error, KeyboardInterrupt):
+            os.kill(pid, namespaces.SIGTERM)
+        namespaces.wait_child(pid)
+        raise
+    if status:
+        sys.exit(status)
+    try:
+        return store.image(output.rstrip("\n")).id
+    except Error:
+        raise Error(f"`plash {words[0]}` printed no id of an image; there is nothing to remember") from None
+
+
+def become(words):
+    """Become the plash command of these words, with plash's own commands first on PATH."""
+    path = os.environ.get("PATH", "")
+    if path.partition(":")[0] != docs.own:
+        path = f"{docs.own}:{path}"
+    file = docs.find(words[0])
+    if not file:
+        file, words = docs.find("help"), ["help", *words[:1]]
+    namespaces.default_signals()
+    os.execve(file, [file, *words[1:]], {**os.environ, "PATH": path})
+
+
+def recall(words, remembered=False):
+    """Run a plash command with the session's image as its ID, and save the id that it prints for the session.
+
+    remembered says that cached() may answer for it. Does not return where the command prints
+    no id: this process becomes that command. Raises Error where it takes an ID and there is none.
+    """
+    file = docs.find(words[0])
+    doc = docs.text(file) if file else ""
+    if docs.takes_image(doc):
+        words = [words[0], saved(), *words[1:]]
+    if not docs.prints_image(words[0], doc):
+        become(words)
+    save(cached(words, lambda: printed(words)) if remembered else printed(words))
+
+
+# Each of this process's ancestors in the session has an id saved: the last that was printed below it. So
+# the shells and scripts of a session share one, and scripts that run at once don't disturb each other.
+
+def _links():
+    return [f"{store.path()}/recall/{store.mark(pid)}" for pid in store.ancestors()]
+
+
+def saved():
+    """The id that was saved for the nearest ancestor that has one. Raises Error where there is none."""
+    for link in _links():
+        if os.path.lexists(link):
+            number = store.target(link)
+            if number:
+                return number
+            gone = os.path.basename(os.readlink(link))
+            raise Error(f"image {gone}, the session's last, was removed; begin again with one such as `plash do pull:lxc`")
+    raise Error("the session has no image yet; begin with one such as `plash do pull:lxc alpine:edge`")
+
+
+def save(number):
+    """Save an id for this process's ancestors in its session."""
+    for link in _links():
+        if store.target(link) != number:
+            store.point(link, number)
