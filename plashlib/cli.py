@@ -97,8 +97,11 @@ def usage_error(usage, note=""):
 
 
 def _say(text):
-    if sys.stderr:
-        print(name + ": " + text.replace("\n", "\\n"), file=sys.stderr)
+    try:
+        if sys.stderr:
+            print(name + ": " + text.replace("\n", "\\n"), file=sys.stderr)
+    except OSError:
+        pass  # on a full disk, say; the exit status still tells
 
 
 def die(status, text):

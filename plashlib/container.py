@@ -46,9 +46,9 @@ def chroot(directory, command):
 def build(image, layer, command):
     """Run command in the Image so that what it writes fills the store.NewLayer layer.
 
-    Returns the command's exit status, as a shell has it. What the command leaves running
-    is killed, because an image does not change once it is there. The caller is root of
-    its user namespace already.
+    Returns the command's exit status, as a shell has it; None where it could not be started,
+    which stderr tells by then. What the command leaves running is killed, because an image does
+    not change once it is there. The caller is root of its user namespace already.
     """
     place, mounted, passed = working_directory(), store.path() + "/mnt", {**environment(), "HOME": "/root"}
     tmp = layer.path + "/tmp"
@@ -59,14 +59,23 @@ def build(image, layer, command):
     # volatile: what the build's programs sync need not reach the disk before all of the layer does.
     written = mount_root(image, (store.path(), entry + "/root", entry + "/work"), binds, "volatile")
 
+    reader, writer = os.pipe()
+
     def child():
-        namespaces.die_with_parent()
-        namespaces.private_mounts()
-        os.dup2(2, 1)
-        enter(binds, place)
-        execute(command or login_shell(), passed)
+        try:
+            namespaces.die_with_parent()
+            namespaces.private_mounts()
+            os.dup2(2, 1)
+            enter(binds, place)
+            execute(command or login_shell(), passed)
+        finally:
+            os.write(writer, b"not started")  # the pipe closes when it is
 
     status = namespaces.run_child(child)
+    os.close(writer)
+    with open(reader, "rb") as told:
+        if told.read():
+            return None
     namespaces.unmount(mounted)
     if status == 0 and written != layer.root:
         from plashlib import archive

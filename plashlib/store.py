@@ -411,8 +411,16 @@ def _in_use(what, pids):
 def delete(directory):
     """Remove a directory tree; where it does not exist, that is fine. Raises Error."""
     # rm(1), because it is faster than Python and needs no path shorter than PATH_MAX.
-    if os.spawnlp(os.P_WAIT, "rm", "rm", "-rf", "--", directory):
-        raise Error(f"cannot remove {directory}")
+    reader, writer = os.pipe()
+    pid = os.posix_spawnp("rm", ["rm", "-rf", "--", directory], os.environ,
+                          file_actions=[(os.POSIX_SPAWN_DUP2, writer, 2)])
+    os.close(writer)
+    with open(reader, encoding="utf-8", errors="replace") as file:
+        why = file.readline().rstrip("\n")
+        while file.read(1 << 16):
+            pass
+    if os.waitpid(pid, 0)[1]:
+        raise Error(why.removeprefix("rm: ") or f"cannot remove {directory}")
 
 
 def remove(images, used="refuse"):

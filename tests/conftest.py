@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ def need(condition, what):
 def need_program(*programs):
     for program in programs:
         need(shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin"), program)
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
 
 
 def subordinate_ids():

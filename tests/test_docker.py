@@ -8,9 +8,8 @@ import time
 import urllib.request
 
 import pytest
-from conftest import LIBEXEC, need_program
+from conftest import LIBEXEC, need_program, wait_for
 from servers import free_port, running
-from test_run import wait_for
 
 IMAGE = "plash-test"
 DOCKERFILE = f"""FROM {IMAGE}-base

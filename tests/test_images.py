@@ -15,7 +15,7 @@ def make(directory, name="file", text="x\n"):
 
 def test_init_makes_the_store_as_documented(plash):
     assert plash("init").ok().out == ""
-    assert sorted(os.listdir(plash.data)) == ["id_counter", "index", "layer", "map", "mnt", "tmp"]
+    assert sorted(os.listdir(plash.data)) == ["cache", "id_counter", "index", "layer", "map", "mnt", "recall", "tmp"]
     assert (plash.data.stat().st_mode & 0o777) == 0o700
     assert os.readlink(plash.data / "index/0") == "../layer/0"
     assert plash("init").ok().out == ""
@@ -179,7 +179,7 @@ def test_clean_leaves_an_orphaned_builds_files_alone(plash, image, tmp_path):
     build.wait()
     plash("clean").ok()
     left, = plash.leftovers()
-    assert (plash.data / "tmp" / left / "node/_data/root").exists()
+    assert (plash.data / "tmp" / left / "root").exists()
     (tmp_path / "end").touch()
     end = time.monotonic() + 20
     while plash.leftovers() and time.monotonic() < end:

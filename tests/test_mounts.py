@@ -1,8 +1,7 @@
 """run:persist, chroot, mount, mounted, sudo."""
 import os
 
-from conftest import as_user
-from test_run import wait_for
+from conftest import as_user, wait_for
 
 
 def test_persist_keeps_changes(plash, image, tmp_path):

@@ -8,14 +8,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import LIBEXEC, ROOT, need_program, needs_subordinate_ids
-
-
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
+from conftest import LIBEXEC, ROOT, need_program, needs_subordinate_ids, wait_for
 
 
 def test_it_runs_on_the_image_and_drops_what_it_changes(plash, image):

@@ -6,8 +6,7 @@ import subprocess
 import tarfile
 
 import pytest
-from conftest import as_user, need_program, needs_subordinate_ids, subordinate_ids
-from test_run import wait_for
+from conftest import as_user, need_program, needs_subordinate_ids, subordinate_ids, wait_for
 
 PROGRAMS = {"gz": "gzip", "xz": "xz", "zst": "zstd", "bz2": "bzip2", "lz4": "lz4"}
 
@@ -297,7 +296,7 @@ def test_an_interrupted_import(plash, image, tmp_path, number):
     pull = plash.start("pull:tarfile", start_new_session=True)
     pull.stdin.write(archive((info("big"), os.urandom(5_000_000)))[:3_000_000])
     pull.stdin.flush()
-    wait_for(lambda: any(plash.data.glob("tmp/*/node/_data/root/big")))
+    wait_for(lambda: any(plash.data.glob("tmp/*/root/big")))
     os.killpg(pull.pid, number)
     assert pull.wait() in (-number, 128 + number)
     assert pull.stderr.read() == b""

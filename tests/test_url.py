@@ -6,8 +6,8 @@ import signal
 import time
 
 import pytest
+from conftest import wait_for
 from servers import Files
-from test_run import wait_for
 from test_tarfile import archive, compressed, info
 
 

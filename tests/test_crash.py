@@ -1,0 +1,198 @@
+"""Commands that are killed, that fail at each system call, that find a full disk, that run all at once."""
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import LIBEXEC, need_program
+from invariants import Checker, step, write_tar
+
+# All that changes which files there are, or waits for it; a kill at one that changes attributes shows no more.
+CALLS = ("mkdir,mkdirat,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,rmdir,link,linkat,mknod,mknodat,"
+         "write,ftruncate,flock,fsync,syncfs,mount,umount2")
+ATTRIBUTES = "chmod,fchmod,fchmodat,chown,lchown,fchown,fchownat,setxattr,lsetxattr,fsetxattr,utimensat"
+ALLOCATING = {"mkdir", "symlink", "rename", "link", "write", "fsync", "syncfs", "lsetxattr", "setxattr", "mknodat"}
+SECONDS = int(os.environ.get("PLASH_TEST_SECONDS", "60"))  # for how long the commands at once run
+AT_ONCE = 64
+
+
+@pytest.fixture
+def store(plash):
+    """A Checker of a store with two images, the second named and on the first, and what the commands need."""
+    need_program("strace", "busybox")
+    write_tar(plash.place / "base.tar")
+    checker = Checker(plash)
+    checker.took(plash("pull:tarfile", "base.tar").id)
+    checker.took(plash("build", "1", step("two")).id)
+    plash("map", "name-2", "2").ok()
+    return checker
+
+
+def new_image(store):
+    return plash_id(store, "build", "1", step(f"s{store.counter}"))
+
+
+def plash_id(store, *words):
+    number = store.took(store.plash(*words).id)
+    store.check()
+    return str(number)
+
+
+def new_directory(store):
+    made = store.plash.place / f"dir{random.getrandbits(64):x}"
+    for name in "first", "last", "d":
+        (made / f"steps/{made.name}").mkdir(parents=True, exist_ok=True)
+        (made / f"steps/{made.name}/{name}").touch()
+    return str(made)
+
+
+def name_an_image(store):
+    number = new_image(store)
+    return ["map", f"name-{number}", number]
+
+
+def rename_an_image(store):
+    store.plash("map", "name-1", "1").ok()
+    return ["map", "name-1", "1"]
+
+
+def forget_a_name(store):
+    store.plash("map", "name-1", "1").ok()
+    return ["map", "name-1", ""]
+
+
+def remove_a_tree(store):
+    number = new_image(store)
+    child = plash_id(store, "build", number, step("child"))
+    store.plash("map", f"name-{child}", child).ok()
+    return ["rm", number]
+
+
+def shrink(store):
+    for _ in range(3):
+        new_image(store)
+    return ["shrink"]
+
+
+def clean(store):
+    """There is garbage of all kinds."""
+    data = store.plash.data
+    gone = f"../index/{new_image(store)}"
+    store.plash("rm", os.path.basename(gone)).ok()
+    (data / "tmp/garbage/root/d").mkdir(parents=True)
+    (data / "tmp/garbage/root/file").touch()
+    for link, target in (("tmp/link", "../index/1"), (f"map/gone-{os.path.basename(gone)}", gone), ("cache/x", gone), ("recall/1.1.1.1", "../index/1")):
+        if not os.path.lexists(data / link):
+            os.symlink(target, data / link)
+    return ["clean"]
+
+
+COMMANDS = {
+    "pull:tarfile": lambda store: ["pull:tarfile", "base.tar"],
+    "pull:url": lambda store: ["pull:url", f"file://{store.plash.place}/base.tar"],
+    "build": lambda store: ["build", "1", step(f"b{store.counter}")],
+    "stack": lambda store: ["stack", "1", new_directory(store)],
+    "cache": lambda store: ["cache", "build", "1", step(f"c{store.counter}")],
+    "check": lambda store: ["check", "1", new_directory(store)],
+    "do": lambda store: ["do", "pull:tarfile", f"{'./' * store.counter}base.tar"],
+    "map": name_an_image,
+    "map again": rename_an_image,
+    "map ''": forget_a_name,
+    "rm": remove_a_tree,
+    "shrink": shrink,
+    "clean": clean,
+    "run": lambda store: ["run", "2", "touch", "/x"],
+    "run:persist": lambda store: ["run:persist", "2", new_directory(store), "touch", "/x"],
+    "mkdtemp": lambda store: ["mkdtemp"],
+    "push:tarfile": lambda store: ["push:tarfile", "2", "out.tar"],
+}
+
+
+def traced(store, words, *options):
+    """Run a command under strace; returns its result and the lines of strace's output."""
+    log = store.plash.place / "strace.log"
+    # Where /proc shows no new ids for it, newuidmap gives none under strace: the caller's own id is mapped then.
+    result = store.plash.run(["strace", "-f", "-qq", "-y", "-o", log, *options, LIBEXEC / f"plash-{words[0]}", *words[1:]],
+                             env={"PLASH_NO_SYNC": "0"})
+    return result, log.read_text(errors="replace").splitlines()
+
+
+def calls_of(store, words, names=CALLS):
+    """The system calls names that the command makes: pairs of a name and N, for the Nth of that name in a process.
+
+    Of many writes in a row, as those of an archive's content, the first and the last stand for all.
+    """
+    result, lines = traced(store, words, "-e", f"trace={names}")
+    result.ok()
+    processes = {}
+    for pid, call in re.findall(r"^(\d+) +(\w+)\(", "\n".join(lines), re.MULTILINE):
+        processes.setdefault(pid, []).append(call)
+    calls = set()
+    for made in processes.values():
+        for index, call in enumerate(made):
+            if made[max(index - 1, 0):index + 2] != ["write"] * 3:
+                calls.add((call, made[:index + 1].count(call)))
+    return sorted(calls)
+
+
+def note_id(store, words, result):
+    if words[0] in ("pull:tarfile", "pull:url", "build", "stack", "check") and result.out.strip():
+        store.took(result.out)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_at_each_system_call(store, name):
+    calls = calls_of(store, COMMANDS[name](store))
+    store.clean()
+    kills = 0
+    for call, number in calls:
+        words = COMMANDS[name](store)
+        before = set(store.visible())
+        result, lines = traced(store, words, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
+        kills += any("+++ killed by SIGKILL" in line for line in lines) or result.status != 0
+        note_id(store, words, result)
+        after = store.clean()
+        if name == "stack":
+            # The user's files are where they were, or an image: nowhere between.
+            made = set(after) - before
+            there = sorted(os.listdir(words[2] + "/steps/" + os.path.basename(words[2]))) if os.path.exists(words[2]) else []
+            assert (len(made), there) in ((1, []), (0, ["d", "first", "last"])), (call, number)
+        if name not in ("rm", "shrink"):
+            assert before <= set(after)
+        store.plash.run(["rm", "-rf", "out.tar"])
+    store.works()
+    print(f"{kills} kills of {name}, at {len(calls)} points")
+    assert kills >= len(calls) * 0.8  # a run makes a few calls less or more
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_system_call_fails(store, name):
+    calls = calls_of(store, COMMANDS[name](store), f"{CALLS},{ATTRIBUTES}")
+    store.clean()
+    faults = 0
+    for call, number in calls:
+        error = "ENOSPC" if call in ALLOCATING else "EIO"
+        words = COMMANDS[name](store)
+        before = set(store.visible())
+        result, lines = traced(store, words, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}")
+        injected = [line for line in lines if "(INJECTED)" in line]
+        faults += len(injected)
+        note_id(store, words, result)
+        assert "Traceback" not in result.err and "internal error" not in result.err, (injected, result.err)
+        # What it can't write can't be asked for, and what a command in an image says is its own.
+        if result.status and name[:3] != "run" and not any(re.search(r"write\([12]<", line) for line in injected):
+            assert result.err.count("\n") == 1 and result.err.startswith("plash"), (injected, result.err)
+        assert result.status in (0, 1) or name in ("run", "run:persist"), (injected, result.status, result.err)
+        after = store.clean()
+        if name == "stack" and result.status:
+            assert os.path.exists(words[2]) or set(after) > before, injected
+        if name not in ("rm", "shrink"):
+            assert before <= set(after)
+        store.plash.run(["rm", "-rf", "out.tar"])
+    store.works()
+    print(f"{faults} faults of {name}, at {len(calls)} points")
+    assert faults >= len(calls) * 0.8
