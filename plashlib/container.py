@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from plashlib import Error, cli, namespaces, store
+from plashlib import cli, namespaces, store
 
 HOST_DIRECTORIES = ("/dev", "/proc", "/sys", "/home")
 HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
@@ -139,7 +139,7 @@ def mount_root(image, changes, binds, options=""):
     os.umask(umask)
     _leave_out_of_binds(scratch)
     if not os.path.exists(image.path):
-        raise Error(f"no image: {image.id} (it was removed meanwhile)")
+        raise store.gone(image)
     return written
 
 
@@ -192,16 +192,21 @@ def _mount_overlay(image, mounted, lower, changes, options=""):
     Returns the upper directory's path.
     """
     directory, upper, work = changes
-    for name in upper, work:
-        try:
-            os.mkdir(f"{directory}/{name}")
-        except FileExistsError:
-            continue
-        if name == upper:
-            copy_attributes(image.path + "/_data/root", f"{directory}/{upper}")
+    if not os.path.isdir(f"{directory}/{upper}"):
+        make_layer(image, f"{directory}/{upper}")
+    os.makedirs(f"{directory}/{work}", exist_ok=True)
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     namespaces.overlay(image.path, mounted, lower, (fd, upper, work), options)
     return f"{directory}/{upper}"
+
+
+def make_layer(image, root):
+    """Make the directory root, to go on top of the Image's layers: its attributes are the root directory's own."""
+    os.mkdir(root)
+    try:
+        _copy_attributes(image.path + "/_data/root", root)
+    except FileNotFoundError:
+        raise store.gone(image) from None
 
 
 def _make_point(points, layers, source, target):
@@ -222,7 +227,7 @@ def _make_point(points, layers, source, target):
             return False
         os.mkdir(points + way)
         if found:
-            copy_attributes(found, points + way)
+            _copy_attributes(found, points + way)
     if os.path.isdir(source):
         os.mkdir(points + target)
     else:
@@ -256,7 +261,7 @@ def _has_point(root, source, target):
     return os.path.isdir(place) if os.path.isdir(source) else os.path.isfile(place)
 
 
-def copy_attributes(source, target):
+def _copy_attributes(source, target):
     """Give target the owner, mode, times and xattrs of source, but for overlayfs's own xattrs."""
     status = os.stat(source)
     try:

@@ -105,9 +105,9 @@ def image(text, allow_zero=False):
     return Image(directory)
 
 
-def exists(img):
-    """Whether the Image img is still there."""
-    return os.path.exists(img.path)
+def gone(img):
+    """The Error for an Image that was there a moment ago."""
+    return Error(f"no image: {img.id} (it was removed meanwhile)")
 
 
 class Work:
@@ -205,7 +205,7 @@ def stack(directory, parent):
         if not _is_image(node):
             _forget(link, node)
         if isinstance(error, FileNotFoundError) and not os.path.exists(parent.path):
-            raise Error(f"no image: {parent.id} (it was removed meanwhile)") from None
+            raise gone(parent) from None
         raise
     finally:
         os.close(lock)

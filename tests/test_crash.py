@@ -196,3 +196,101 @@ def test_each_system_call_fails(store, name):
     store.works()
     print(f"{faults} faults of {name}, at {len(calls)} points")
     assert faults >= len(calls) * 0.8
+
+
+def test_full_disk(tmp_path):
+    """At each size of what is left of a disk, from nothing to enough."""
+    root = [] if os.getuid() == 0 else ["--map-root-user"]
+    done = subprocess.run(["unshare", "--mount", *root, sys.executable, "-m", "pytest", "-q", "--basetemp", tmp_path / "inside",
+                           "-p", "no:cacheprovider", os.path.dirname(__file__) + "/full_disk.py"],
+                          env={**os.environ, "PLASH_TEST_USER": "root"}, capture_output=True, text=True)
+    print(done.stdout[-4000:])
+    assert done.returncode == 0
+
+
+# What a command may say of a store in which others remove images at the same time.
+EXPECTED = (r"no image: \d+", "is in use by process", "nothing was kept", "no image is named", "a running command works in",
+            "begin with one such as", "was removed; begin again")
+
+
+class Crowd:
+    """Threads that run commands of all kinds on one store, and what they saw."""
+
+    def __init__(self, store):
+        self.store, self.lock = store, threading.Lock()
+        self.images, self.count, self.problems = ["1", "2"], 0, []
+        self.end = time.monotonic() + SECONDS
+
+    def run(self, *words, **options):
+        result = self.store.plash(*words, **options)
+        with self.lock:
+            self.count += 1
+            lines = result.err.splitlines()
+            told = [line for line in lines if not re.search("|".join(EXPECTED), line)]
+            if result.status not in (0, 1) or result.status and not lines or result.status and told:
+                self.problems.append((words, result.status, result.err[-500:]))
+        return result
+
+    def made(self, result):
+        if result.status == 0:
+            with self.lock:
+                self.images.append(str(self.store.took(result.out)))
+
+    def work(self, seed):
+        choice = random.Random(seed)
+        for turn in range(1 << 30):
+            if time.monotonic() > self.end or self.problems:
+                return
+            with self.lock:
+                number = choice.choice(self.images[-12:])
+            name = f"t{seed}x{turn}"
+            kind = choice.choice("pull build build build cache check stack run run map name rm rm clean push recall".split())
+            if choice.random() < 0.01:
+                kind = "shrink"
+            if kind == "pull":
+                self.made(self.run("pull:tarfile", "base.tar"))
+            elif kind == "build":
+                self.made(self.run("build", number, step(name)))
+            elif kind == "cache":
+                # The id is printed many times: of what one has built, the others hear.
+                self.run("cache", "build", "1", step(f"cached{choice.randrange(5)}"))
+            elif kind == "check":
+                self.run("check", number, "base.tar")
+            elif kind == "stack":
+                self.made(self.run("stack", number, new_directory(self.store)))
+            elif kind == "run":
+                self.run("run", number, "touch", "/x")
+            elif kind == "map":
+                self.run("map", f"{choice.randrange(9)}-{number}", choice.choice([number, ""]))
+            elif kind == "name":
+                self.run("map", f"{choice.randrange(9)}-{number}")
+            elif kind == "rm":
+                if number not in ("1", "2"):
+                    self.run("rm", number)
+            elif kind == "push":
+                out = self.run("push:tarfile", number, f"{name}.tar")
+                if out.status == 0:
+                    os.unlink(self.store.plash.place / f"{name}.tar")
+            elif kind == "recall":
+                self.run("recall", "run", "true")
+            else:
+                self.run(kind)
+
+
+def test_many_at_once(store):
+    # 1 is never removed but by shrink, and not while there are so many others.
+    with store.plash.start("run", "2", "cat"):
+        crowd = Crowd(store)
+        threads = [threading.Thread(target=crowd.work, args=[seed]) for seed in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not crowd.problems, crowd.problems[:3]
+    store.clean()
+    for name in os.listdir(store.data + "/cache"):
+        number = int(os.path.basename(os.readlink(f"{store.data}/cache/{name}")))
+        assert number in store.steps
+    store.works()
+    print(f"{crowd.count} commands, {AT_ONCE} at once, in {SECONDS} s; {len(store.steps)} images were checked")
+    assert crowd.count > AT_ONCE
