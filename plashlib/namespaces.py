@@ -25,6 +25,8 @@ SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 9, 13, 15, 25
 # The kernel's OVL_MAX_STACK: so many lower layers one overlay can have.
 OVERLAY_LAYERS = 500
 
+UIDS, GIDS = 1, 2  # bits that name the kinds of ids
+
 _libc = None
 
 # Each setting that forbids what plash needs, its forbidding value, and one that allows it.
@@ -113,16 +115,13 @@ def become_root():
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 or os.environ.get("PLASH_NO_UNSHARE") == "1":
         return
-    maps = [("newuidmap", "uid_map", uid, "/etc/subuid"), ("newgidmap", "gid_map", gid, "/etc/subgid")]
-    reader, writer = os.pipe()
-    helpers = [_map_when_told(reader, writer, program, own, _subordinate(path, uid))
-               for program, _, own, path in maps]
+    pid, writer = _start_mapper(uid, gid)
     unshare(CLONE_NEWUSER)
-    os.write(writer, b"go")
+    os.write(writer, b"\n")
     os.close(writer)
-    os.close(reader)
-    for pid, (_, file, own, _) in zip(helpers, maps):
-        if pid is None or os.waitpid(pid, 0)[1] != 0:
+    failed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else UIDS | GIDS
+    for bit, file, own in (UIDS, "uid_map", uid), (GIDS, "gid_map", gid):
+        if failed & bit:
             try:
                 if file == "gid_map":
                     _write("/proc/self/setgroups", "deny")
@@ -131,28 +130,41 @@ def become_root():
                 raise Error(f"cannot write {file}: {forbidden() or error.strerror}") from None
 
 
-def _map_when_told(reader, writer, program, own, ranges):
-    """Fork a process that maps this one's ids when a byte comes out of reader; return its pid.
+def _start_mapper(uid, gid):
+    """Start a process that maps this one's ids when it is sent a line; returns its pid, and where to send it.
 
-    It has to be forked first, since the right to use subordinate ids is held
-    outside of the new namespace. None where there is nothing to map.
+    It has to be there first, since the right to use subordinate ids is held outside of the
+    new namespace. The bits of its exit status tell which ids were not mapped. The pid is None
+    where there is nothing to map.
     """
+    reader, writer = os.pipe()
+    try:
+        codes = [_map_code(program, own, _subordinate(path, uid)) for program, own, path in (
+            ("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid"))]
+        if codes == ["false", "false"]:
+            return None, writer
+        # A shell, which starts while this process loads ctypes, is faster than forks of this process; it runs both at once.
+        code = (f"read line && {{ {codes[0]} & {codes[1]}; gids=$?; wait $!;"
+                f" exit $((($? != 0) * {UIDS} + (gids != 0) * {GIDS})); }}")
+        return os.posix_spawn("/bin/sh", ["sh", "-c", code], os.environ,
+                              file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)]), writer
+    except FileNotFoundError:
+        return None, writer  # no shell
+    finally:
+        os.close(reader)
+
+
+def _map_code(program, own, ranges):
+    """Shell code that maps this process's ids: 0 is its own id, and 1 and up are the ranges."""
     if not ranges:
-        return None
-    words = [program, str(os.getpid()), "0", str(own), "1"]
+        return "false"
+    words = [program, os.getpid(), 0, own, 1]
     first = 1
     for start, count in ranges:
-        words += [str(first), str(start), str(count)]
+        words += [first, start, count]
         first += count
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(writer)
-            if os.read(reader, 1):
-                os.execvp(program, words)
-        finally:
-            os._exit(127)
-    return pid
+    # What the program says on failure is of no use to who runs an image: the own id alone will do then.
+    return " ".join(map(str, words)) + " 2>/dev/null"
 
 
 def _subordinate(path, uid):

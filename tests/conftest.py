@@ -2,6 +2,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import time
@@ -51,6 +52,8 @@ def kind_of_user():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "only_for(kind, ...): a test that has no meaning for other kinds of user")
+    # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     expected = os.environ.get("PLASH_TEST_USER", kind_of_user())
     assert expected == kind_of_user(), f"this user is of kind {kind_of_user()}, not {expected}"
 

@@ -117,3 +117,10 @@ def test_builds_at_once_get_ids_of_their_own(plash, image):
     assert len(set(ids)) == 8
     for n, number in enumerate(ids):
         assert plash("run", number, "cat", "/n").out == f"{n}\n"
+
+
+def test_a_command_that_can_not_be_started(plash, image):
+    before = plash.snapshot()
+    assert plash("build", image, "no-such-program", "x").error == "plash build: command not found: no-such-program"
+    assert plash("build", image, "/etc", "x").error == "plash build: cannot execute /etc: Permission denied"
+    assert plash.snapshot() == before

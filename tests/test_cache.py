@@ -54,7 +54,7 @@ def test_a_script_builds_once(plash, project):
 def test_a_script_from_two_sessions_at_once(plash, project):
     processes = [subprocess.Popen([project / "script"], cwd=project, env=plash.env, start_new_session=True,
                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate()[0] for process in processes] == [b"1\na\n"] * 2
+    assert [process.communicate(timeout=60)[0] for process in processes] == [b"1\na\n"] * 2
     assert (project / "log").read_text() == "one\ntwo\n"
 
 
@@ -165,7 +165,7 @@ def test_two_at_once_of_which_one_builds(plash, image):
     second = slow_build(plash, image)
     time.sleep(0.3)
     (plash.place / "go").touch()
-    assert first.communicate()[0] == second.communicate()[0] == b"2\n"
+    assert first.communicate(timeout=60)[0] == second.communicate(timeout=60)[0] == b"2\n"
     assert lines(log) == 1
 
 
@@ -177,10 +177,10 @@ def test_the_one_that_waits_takes_over(plash, image, number):
     second = slow_build(plash, image)
     time.sleep(0.3)
     first.send_signal(number)
-    first.communicate()
+    first.communicate(timeout=60)
     wait_for(lambda: lines(log) == 2)
     (plash.place / "go").touch()
-    out = second.communicate()[0].decode().strip()
+    out = second.communicate(timeout=60)[0].decode().strip()
     assert plash("cache", "id", out).id == out
     images = [name for name in os.listdir(plash.data / "index") if name != "0"]
     assert sorted(images) == sorted([image, out])
@@ -192,7 +192,7 @@ def test_ctrl_c_of_cache(plash, image):
     wait_for(lambda: lines(plash.place / "log") == 1)
     subprocess.run(["pkill", "-INT", "-P", str(cached.pid)], check=True)
     cached.send_signal(signal.SIGINT)
-    assert cached.wait() in (130, -signal.SIGINT)
+    assert cached.wait(timeout=60) in (130, -signal.SIGINT)
     assert cached.stderr.read() == b"" and plash.leftovers() == []
 
 
@@ -339,4 +339,4 @@ def test_purge_leaves_work_in_progress_alone(plash, image):
     assert "a running command works in" in plash("purge", "--yes").error
     assert plash("run", image, "true").status == 0
     pull.stdin.close()
-    pull.wait()
+    pull.wait(timeout=60)
