@@ -115,9 +115,11 @@ def become_root():
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 or os.environ.get("PLASH_NO_UNSHARE") == "1":
         return
-    pid, writer = _start_mapper(uid, gid)
+    reader, writer = os.pipe()
+    pid = _start_mapper(reader, uid, gid)
     unshare(CLONE_NEWUSER)
     os.write(writer, b"\n")
+    os.close(reader)
     os.close(writer)
     failed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else UIDS | GIDS
     for bit, file, own in (UIDS, "uid_map", uid), (GIDS, "gid_map", gid):
@@ -130,28 +132,25 @@ def become_root():
                 raise Error(f"cannot write {file}: {forbidden() or error.strerror}") from None
 
 
-def _start_mapper(uid, gid):
-    """Start a process that maps this one's ids when it is sent a line; returns its pid, and where to send it.
+def _start_mapper(reader, uid, gid):
+    """Start a process that maps this one's ids when a line comes out of reader; returns its pid.
 
     It has to be there first, since the right to use subordinate ids is held outside of the
-    new namespace. The bits of its exit status tell which ids were not mapped. The pid is None
-    where there is nothing to map.
+    new namespace. The bits of its exit status tell which ids were not mapped. None where
+    there is nothing to map.
     """
-    reader, writer = os.pipe()
+    codes = [_map_code(program, own, _subordinate(path, uid)) for program, own, path in (
+        ("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid"))]
+    if codes == ["false", "false"]:
+        return None
+    # A shell, which starts while this process loads ctypes, is faster than forks of this process; it runs both at once.
+    code = (f"read line && {{ {codes[0]} & {codes[1]}; gids=$?; wait $!;"
+            f" exit $((($? != 0) * {UIDS} + (gids != 0) * {GIDS})); }}")
     try:
-        codes = [_map_code(program, own, _subordinate(path, uid)) for program, own, path in (
-            ("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid"))]
-        if codes == ["false", "false"]:
-            return None, writer
-        # A shell, which starts while this process loads ctypes, is faster than forks of this process; it runs both at once.
-        code = (f"read line && {{ {codes[0]} & {codes[1]}; gids=$?; wait $!;"
-                f" exit $((($? != 0) * {UIDS} + (gids != 0) * {GIDS})); }}")
         return os.posix_spawn("/bin/sh", ["sh", "-c", code], os.environ,
-                              file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)]), writer
+                              file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)])
     except FileNotFoundError:
-        return None, writer  # no shell
-    finally:
-        os.close(reader)
+        return None
 
 
 def _map_code(program, own, ranges):
