@@ -207,7 +207,7 @@ def test_each_system_call_fails(store, name):
 def test_full_disk(tmp_path):
     """At each size of what is left of a disk, from nothing to enough."""
     root = [] if os.getuid() == 0 else ["--map-root-user"]
-    done = subprocess.run(["unshare", "--mount", *root, sys.executable, "-m", "pytest", "-q", "--basetemp", tmp_path / "inside",
+    done = subprocess.run(["unshare", "--mount", *root, sys.executable, "-m", "pytest", "-q", "-rP", "--basetemp", tmp_path / "inside",
                            "-p", "no:cacheprovider", os.path.dirname(__file__) + "/full_disk.py"],
                           env={**os.environ, "PLASH_TEST_USER": "root"}, capture_output=True, text=True)
     print(done.stdout[-4000:])
