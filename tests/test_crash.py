@@ -20,9 +20,9 @@ SECONDS = int(os.environ.get("PLASH_TEST_SECONDS", "60"))  # for how long the co
 AT_ONCE = 64
 
 
-# strace takes newuidmap's privilege away, so that an ordinary user is without subordinate ids under it:
-# one kind of them will do.
-traced_user = pytest.mark.only_for("root", "subids")
+# These take minutes. strace takes newuidmap's privilege away, so that all users are much the same under it: one
+# kind of user each will do.
+killed_user, failing_user = pytest.mark.only_for("subids"), pytest.mark.only_for("root")
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def note_id(store, words, result):
         store.took(result.out)
 
 
-@traced_user
+@killed_user
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_each_system_call(store, name):
     calls = calls_of(store, COMMANDS[name](store))
@@ -174,7 +174,7 @@ def test_killed_at_each_system_call(store, name):
     assert kills >= len(calls) * 0.8  # a run makes a few calls less or more
 
 
-@traced_user
+@failing_user
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_system_call_fails(store, name):
     calls = calls_of(store, COMMANDS[name](store), f"{CALLS},{ATTRIBUTES}")
