@@ -4,6 +4,7 @@ cli         the command line: arguments, errors, exit statuses
 docs        the commands and the text at their top
 store       the data directory: images, names, work in progress
 namespaces  user and mount namespaces, mounts; knows nothing of the store
+memory      the ids that commands printed, by their words and by session
 container   what a process sees: an image as its root filesystem
 archive     root filesystems to and from tar
 download    files from the network, verified and resumed
