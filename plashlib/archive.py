@@ -10,7 +10,7 @@ import signal
 import stat
 import subprocess
 
-from plashlib import Error, cli, namespaces, progress
+from plashlib import Error, cli, namespaces, progress, store
 
 BLOCK = 512  # of a tar archive, in bytes
 END = 2 * BLOCK  # zeros that end an archive
@@ -37,9 +37,11 @@ SUFFIXES = {
     (".lz4",): ("lz4 -q",),
 }
 
-EXTRACT = ["tar", "--extract", "--file=-", "--preserve-permissions", "--numeric-owner", "--delay-directory-restore",
+# Blocks that tar reads and writes at once: 64 KiB, since its own 10 take half as long again.
+AT_ONCE = "--blocking-factor=128"
+EXTRACT = ["tar", "--extract", "--file=-", AT_ONCE, "--preserve-permissions", "--numeric-owner", "--delay-directory-restore",
            "--xattrs", "--xattrs-include=*", "--acls"]
-CREATE = ["tar", "--create", "--file=-", "--format=pax", "--numeric-owner", "--sparse", "--sort=name",
+CREATE = ["tar", "--create", "--file=-", AT_ONCE, "--format=pax", "--numeric-owner", "--sparse", "--sort=name",
           "--xattrs", "--xattrs-include=*", "--acls",
           "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", "."]
 
@@ -117,7 +119,8 @@ def whole_file(file):
     try:
         with opened:
             yield opened
-            os.fsync(opened.fileno())
+            if store.durable():
+                os.fsync(opened.fileno())
         os.rename(temporary, place)
     except BaseException:
         os.unlink(temporary)

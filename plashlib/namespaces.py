@@ -27,7 +27,7 @@ OVERLAY_LAYERS = 500
 
 UIDS, GIDS = 1, 2  # bits that name the kinds of ids
 
-_libc = None
+_libc = None  # what _load_libc() returns
 
 # Each setting that forbids what plash needs, its forbidding value, and one that allows it.
 _SETTINGS = (
@@ -37,15 +37,39 @@ _SETTINGS = (
 )
 
 
+def _load_libc():
+    """What calls a function of libc, by its name, with arguments that are bytes, integers (long) or None.
+
+    This is ctypes without its Python half, which takes twice as long to import.
+    """
+    from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO, CFuncPtr, _SimpleCData, dlopen, dlsym, get_errno
+
+    class Int(_SimpleCData):
+        _type_ = "i"
+
+    class Long(_SimpleCData):
+        _type_ = "L"
+
+    class Function(CFuncPtr):
+        _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
+        _restype_ = Int
+
+    handle = dlopen(None, 0)
+
+    def call(name, *arguments):
+        function = Function(dlsym(handle, name))
+        result = function(*(Long(each) if isinstance(each, int) else each for each in arguments))
+        return get_errno() if result == -1 else 0
+    return call
+
+
 def _call(function, *arguments, path=None):
     """Call a function of libc; raise OSError with path as its filename where it fails."""
-    # Imported by the first call, since commands that mount nothing need not pay for it.
-    import ctypes
+    # Not before the first call: commands that mount nothing need not pay for it.
     global _libc
-    _libc = _libc or ctypes.CDLL(None, use_errno=True)
-    arguments = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in arguments]
-    if getattr(_libc, function)(*arguments) == -1:
-        code = ctypes.get_errno()
+    _libc = _libc or _load_libc()
+    code = _libc(function, *arguments)
+    if code:
         raise OSError(code, os.strerror(code), path)
 
 

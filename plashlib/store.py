@@ -23,6 +23,9 @@ from plashlib import Error, namespaces
 DEEPEST = namespaces.OVERLAY_LAYERS - 1
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
 BATCH = 256  # locks held at once
+REMOVED = "removed."  # what names of work begin with that only waits to be deleted
+
+_place = None  # what _data() found
 
 
 def path():
@@ -34,11 +37,15 @@ def path():
 
 
 def _data():
-    data = os.environ.get("PLASH_DATA")
-    if not data:
-        shared = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-        data = shared + "/plash"
-    return os.path.realpath(data)
+    # Found once: the working directory and the uid, whose home it may be in, are others later.
+    global _place
+    if not _place:
+        data = os.environ.get("PLASH_DATA")
+        if not data:
+            shared = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+            data = shared + "/plash"
+        _place = os.path.realpath(data)
+    return _place
 
 
 def init(data=None):
@@ -138,6 +145,15 @@ class Work:
             except OSError:
                 delete(self.path)
         os.close(self._fd)
+
+    def delete_later(self):
+        """Leave the directory to a process that deletes it, and owns it from now on."""
+        self.keep = True
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
+        os.posix_spawnp("rm", ["rm", "-rf", "--", self.path], os.environ, setsid=True,
+                        file_actions=[*streams, (os.POSIX_SPAWN_DUP2, self._fd, 3)])
+        os.close(null)
 
 
 def _end(number, _):
@@ -325,6 +341,17 @@ def unowned():
             os.close(fd)
 
 
+def wait_for_deletions():
+    """Wait until what remove() left to be deleted is gone, or the process that does it."""
+    directory = path() + "/tmp"
+    for name in os.listdir(directory):
+        if name.startswith(REMOVED):
+            try:
+                os.close(_lock(f"{directory}/{name}"))
+            except FileNotFoundError:
+                pass
+
+
 def hold(directory):
     """Lock a directory for as long as this process, or one that it becomes or starts, runs.
 
@@ -429,9 +456,10 @@ def remove(images, used="refuse"):
     used says what becomes of those that processes use: "refuse" raises an Error that names
     the pids, with nothing removed; "keep" leaves them; "remove" takes no notice.
 
+    Their files are deleted by a process of its own, which goes on after this one.
     Returns the names that went along, as pairs of key and id. Raises Error where an image is gone.
     """
-    with Work() as work:
+    with Work(REMOVED + os.urandom(8).hex()) as work:
         lock = _lock(path() + "/index")
         away = []
         try:
@@ -450,6 +478,7 @@ def remove(images, used="refuse"):
         _put_back(work, [img for img in away if img in kept])
         gone = _forget_gone()
         os.close(lock)
+        work.delete_later()
     return gone
 
 
@@ -474,6 +503,7 @@ def purge(force=False):
     """
     data = path()
     lock = _own(data)
+    wait_for_deletions()
     if not force:
         using = users().get(data + "/layer")
         if using:

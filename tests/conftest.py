@@ -1,4 +1,5 @@
 """A small world for each test: a data directory and a home of its own, and plash in it."""
+import fcntl
 import hashlib
 import os
 import shutil
@@ -129,6 +130,14 @@ class Plash:
         return sorted(line for line in listed.splitlines() if not line.startswith("id_counter"))
 
     def leftovers(self):
+        """What is in tmp/ once the files of removed images, which go in the background, are gone."""
+        for entry in self.data.glob("tmp/removed.*"):
+            try:
+                opened = os.open(entry, os.O_DIRECTORY)
+                fcntl.flock(opened, fcntl.LOCK_EX)
+                os.close(opened)
+            except FileNotFoundError:
+                pass
         return os.listdir(self.data / "tmp")
 
     def clean(self):
