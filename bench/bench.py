@@ -73,6 +73,27 @@ class Bench:
 
         prepare is shell code to run before each one. Returns a dict of names to medians, in milliseconds.
         """
+        times, peaks, missing = self.measure(commands, rounds, prepare, user)
+        self.say(f"\n### {title}\n\n| | median | ± | ratio | peak |\n|---|--:|--:|--:|--:|")
+        medians = {name: statistics.median(each) for name, each in times.items()}
+        for name, each in times.items():
+            low, _, high = statistics.quantiles(each, n=4)
+            self.say(f"| {name} | {show(medians[name])} | {show((high - low) / 2)} |"
+                     f" {medians[name] / next(iter(medians.values())):.2f} | {peaks[name] / 1024:.0f} MiB |")
+        if missing:
+            self.say("\nLeft out: " + "; ".join(missing) + ".")
+        return medians
+
+    def grid(self, title, label, columns):
+        """Print what columns hold, a dict of numbers to dicts of names to medians, with the ratios to the first of each column."""
+        self.say(f"\n### {title}\n\n| {label} | {' | '.join(f'{number:,}' for number in columns)} |\n|---|{'--:|' * len(columns)}")
+        for name in next(iter(columns.values())):
+            self.say(f"| {name} | " + " | ".join(
+                f"{show(column[name])} ({column[name] / next(iter(column.values())):.2f})" if name in column else "–"
+                for column in columns.values()) + " |")
+
+    def measure(self, commands, rounds=None, prepare=None, user=None):
+        """Time commands in turn; returns dicts of names to times and to peaks of memory, and the names that failed, with why."""
         times, peaks, missing = {}, {}, []
         for name, command in commands.items():
             try:
@@ -85,15 +106,7 @@ class Bench:
         for _ in range(rounds or self.rounds):
             for name in times:
                 times[name] += self.hyperfine(commands[name], prepare, user)
-        self.say(f"\n### {title}\n\n| | median | ± | ratio | peak |\n|---|--:|--:|--:|--:|")
-        medians = {name: statistics.median(each) for name, each in times.items()}
-        for name, each in times.items():
-            low, _, high = statistics.quantiles(each, n=4)
-            self.say(f"| {name} | {show(medians[name])} | {show((high - low) / 2)} |"
-                     f" {medians[name] / next(iter(medians.values())):.2f} | {peaks[name] / 1024:.0f} MiB |")
-        if missing:
-            self.say("\nLeft out: " + "; ".join(missing) + ".")
-        return medians
+        return times, peaks, missing
 
     def once(self, command, user):
         """Run a command; returns the most memory, in KiB, of any of its processes. Raises RuntimeError."""
@@ -235,7 +248,7 @@ class Bench:
 
     def layers(self):
         """Start against the number of layers."""
-        found = {"plash-run": [], "podman run": [], "docker run": []}
+        columns = {}
         env = {**os.environ, "PLASH_NO_SYNC": "1"}
         for number in LAYERS:
             archive = f"{self.place}/layers.tar"
@@ -247,16 +260,17 @@ class Bench:
                     print(f"{engine}: {number} layers: {error}", file=sys.stderr)
             image = sh("id=1; i=1; while [ $i -lt %d ]; do d=$(plash mkdtemp); touch $d/$i; id=$(plash-stack $id $d); i=$((i+1)); done; echo $id"
                        % number, env=env)
-            medians = self.table(f"Start with {number} layer{'s' * (number > 1)}", {
+            times, _, _ = self.measure({
                 "plash-run": f"plash-run {image} true",
                 "podman run": f"{self.podman} run --rm {PODMAN} layers:{number} true",
                 "docker run": f"{self.docker} run --rm --network=host layers:{number} true"}, rounds=max(3, self.rounds // 4))
-            for name, median in medians.items():
-                found[name].append((number, median))
+            columns[number] = {name: statistics.median(each) for name, each in times.items()}
             if image != "1":
                 sh(f"plash rm $(p={image}; while q=$(plash parent $p); [ $q != 1 ]; do p=$q; done; echo $p); plash clean")
-        if len(found["plash-run"]) > 1:
-            self.plot("layers", "Start of a command against the number of layers", {name: line for name, line in found.items() if line}, "layers")
+        self.grid("Start against the number of layers", "layers", columns)
+        self.say("\n–: podman and docker refuse as many (\"max depth exceeded\").")
+        series = {name: [(number, column[name]) for number, column in columns.items() if name in column] for name in columns[1]}
+        self.plot("layers", "Start of a command against the number of layers", series, "layers")
 
     def archives(self):
         """Import, export, removal."""
@@ -291,9 +305,9 @@ class Bench:
             "plash push:tarfile": f"plash-push:tarfile {number} {place}/out.tar",
             "plash push:tarfile, PLASH_NO_SYNC=1": f"env PLASH_NO_SYNC=1 plash-push:tarfile {number} {place}/out.tar",
             **engines}, few, f"rm -f {place}/out.tar")
-        self.table("Export of a Debian, .tar.xz", {
-            "tar -c | xz -T0": f"{inside}sh -c 'tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} . | xz -T0 >{place}/out.tar.xz'",
-            "plash push:tarfile": f"plash-push:tarfile {number} {place}/out.tar.xz"}, 3, f"rm -f {place}/out.tar.xz")
+        self.table("Export of a Debian, .tar.zst", {
+            "tar -c | zstd -T0": f"{inside}sh -c 'tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} . | zstd -qT0 >{place}/out.tar.zst'",
+            "plash push:tarfile": f"plash-push:tarfile {number} {place}/out.tar.zst"}, few, f"rm -f {place}/out.tar.zst")
         again = (f"plash clean; {inside}rm -rf {place}/out; mkdir {place}/out; {inside}{plain} {self.debian};"
                  f" plash map gone $(plash pull:tarfile {self.debian})")
         self.table("Removal of a Debian", {
@@ -303,19 +317,23 @@ class Bench:
 
     def images(self):
         """The store against the number of images."""
+        columns = {}
         for number in IMAGES:
             env = {**os.environ, "PLASH_DATA": f"{self.place}/many", "PLASH_NO_SYNC": "1"}
             sh(f"plash pull:tarfile {self.place}/root.tar", env=env)
             subprocess.run([self.python, "-c", MANY, str(number - 1)], env={**env, "PYTHONPATH": f"{self.place}/libexec/plash"}, check=True)
             old, os.environ["PLASH_DATA"] = os.environ["PLASH_DATA"], env["PLASH_DATA"]
             sh("plash map name 1")
-            rows = {"python3 -IS -c pass": self.bare, "plash-nodepath": f"plash-nodepath {number}", "plash-map": "plash-map",
-                    "plash-run": "plash-run 1 true", "plash-clean": "plash-clean"}
-            self.table(f"Of {number:,} images", rows)
-            self.table(f"Of {number:,} images, half removed", {"plash-shrink": f"env PLASH_DATA={self.place}/copy plash-shrink"}, 2,
-                       f"[ ! -e {self.place}/copy ] || plash sudo rm -rf {self.place}/copy; cp -a {self.place}/many {self.place}/copy")
+            times, _, _ = self.measure({
+                "python3 -IS -c pass": self.bare, "plash-nodepath": f"plash-nodepath {number}", "plash-map": "plash-map",
+                "plash-run": "plash-run 1 true", "plash-clean": "plash-clean"})
+            copy = f"{self.place}/copy"
+            shrinks, _, _ = self.measure({"plash-shrink": f"env PLASH_DATA={copy} plash-shrink"}, 3,
+                                         f"[ ! -e {copy} ] || plash sudo rm -rf {copy}; cp -a {self.place}/many {copy}")
+            columns[number] = {name: statistics.median(each) for name, each in {**times, **shrinks}.items()}
             os.environ["PLASH_DATA"] = old
-            sh(f"plash sudo rm -rf {self.place}/many {self.place}/copy")
+            sh(f"plash sudo rm -rf {self.place}/many {copy}")
+        self.grid("Commands against the number of images", "images", columns)
 
     def parallel(self):
         """Many runs: what they cost at once, and what they leave."""
@@ -408,7 +426,7 @@ class Bench:
             if daemon:
                 daemon.terminate()
                 daemon.wait()
-            subprocess.run(f"{self.podman} rm -fa; {self.buildah} rm -a; umount {place}/podman/overlay {place}/docker-run/netns/default", shell=True, capture_output=True)
+            subprocess.run(f"{self.podman} rm -fa; {self.buildah} rm -a; umount {place}/podman/overlay {place}/docker-run/netns/default {place}/docker", shell=True, capture_output=True)
 
 
 # Makes so many images, each on image 1, in one process.

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from plashlib import cli, namespaces, store
+from plashlib import Error, cli, namespaces, store
 
 HOST_DIRECTORIES = ("/dev", "/proc", "/sys", "/home")
 HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
@@ -17,14 +17,19 @@ KEPT = {"TERM", "COLORTERM", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "LANG",
         *PROXIES, *map(str.upper, PROXIES)}
 
 
-def run(image, command, changes=None):
+def run(image, command, variables=(), binds=(), as_me=False, changes=None):
     """Become command in the Image; an empty command is root's login shell.
 
-    changes is where writes go, as for mount_root(); None drops them with the process.
+    variables, binds  the user's own, as for environment() and host_binds()
+    as_me             keep the caller's uid and gid, with names for them, instead of becoming root
+    changes           where writes go, as for mount_root(); None drops them with the process
+
+    Raises Error, OSError.
     """
-    place, binds, passed = working_directory(), host_binds(), environment()
-    namespaces.become_root()
-    mount_root(image, changes, binds)
+    place, passed, binds = working_directory(), environment(variables), host_binds(binds)
+    entries = _caller() if as_me else {}
+    namespaces.become_root(keep_ids=as_me)
+    mount_root(image, changes, binds, entries=entries)
     enter(binds, place)
     execute(command or login_shell(), passed)
 
@@ -43,18 +48,20 @@ def chroot(directory, command):
     execute(command or login_shell(), passed)
 
 
-def build(image, layer, command):
+def build(image, layer, command, variables=(), binds=()):
     """Run command in the Image so that what it writes fills the store.NewLayer layer.
+
+    variables and binds are the user's own, as for environment() and host_binds().
 
     Returns the command's exit status, as a shell has it; None where it could not be started,
     which stderr tells by then. What the command leaves running is killed, because an image does
     not change once it is there. The caller is root of its user namespace already.
     """
-    place, mounted, passed = working_directory(), store.path() + "/mnt", {**environment(), "HOME": "/root"}
+    place, mounted, passed = working_directory(), store.path() + "/mnt", environment(["HOME=/root", *variables])
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
     os.chmod(tmp, 0o1777)
-    binds = host_binds(tmp)
+    binds = host_binds(binds, tmp)
     entry = layer.path[len(store.path()) + 1:]
     # volatile: what the build's programs sync need not reach the disk before all of the layer does.
     written = mount_root(image, (store.path(), entry + "/root", entry + "/work"), binds, "volatile")
@@ -91,10 +98,13 @@ def working_directory():
         return "/", None
 
 
-def host_binds(tmp=None):
+def host_binds(more=(), tmp=None):
     """What of the host a process sees, as pairs of its path and the path in the container.
 
-    tmp is the directory to be the /tmp of a build, whose home is the image's own /root.
+    more  the user's own, each SOURCE or SOURCE:TARGET; they come last
+    tmp   the directory to be the /tmp of a build, whose home is the image's own /root
+
+    Raises Error, OSError.
     """
     home = os.path.normpath(os.environ.get("HOME") or "/")
     directories = [*HOST_DIRECTORIES, *([] if tmp else ["/tmp"])]
@@ -103,16 +113,31 @@ def host_binds(tmp=None):
         directories.append(home)
     binds = [(path, path) for path in directories if os.path.isdir(path)]
     binds += [(path, path) for path in HOST_FILES if os.path.isfile(path)]
-    return binds + ([(tmp, "/tmp")] if tmp else [])
+    return binds + ([(tmp, "/tmp")] if tmp else []) + [_own_bind(words) for words in more]
 
 
-def mount_root(image, changes, binds, options=""):
+class _OwnBind(tuple):
+    """A bind that the user asked for: where there is no place for it, that is an error."""
+
+
+def _own_bind(words):
+    source, colon, target = words.partition(":")
+    source = os.path.abspath(source)
+    os.stat(source)
+    target = target if colon else source
+    if target[:1] != "/" or (os.path.normpath(target).lstrip("/") + "/").startswith(("/", "host/")):
+        raise Error(f"cannot bind {source} on {target!r}: not an absolute path, or / or /host itself")
+    return _OwnBind((source, "/" + os.path.normpath(target).lstrip("/")))
+
+
+def mount_root(image, changes, binds, options="", entries=None):
     """Mount the Image, writable, on the store's mnt/ in a new mount namespace.
 
     changes  (directory, upperdir, workdir): the paths below directory are made where they
              are missing; None writes to a tmpfs
     binds    as of host_binds(); those for which the image has no place are taken out
     options  more of overlayfs's options
+    entries  lines for files such as /etc/passwd: a dict of their paths to lines
 
     Returns the directory that takes the writes: one in a tmpfs where the store's own
     filesystem can hold no upper layer. Raises OSError, Error.
@@ -124,7 +149,10 @@ def mount_root(image, changes, binds, options=""):
     points = mounted + "/points"
     umask = os.umask(0o022)
     os.makedirs(points + "/host")
-    binds[:] = [bind for bind in binds if _make_point(points, layers, *bind)]
+    binds[:] = [bind for bind in binds if _place_bind(points, layers, binds, bind)]
+    for path, line in (entries or {}).items():
+        if _make_point(points, layers, os.devnull, path):
+            _write_entry(_find(layers, path[1:]), points + path, line)
     lower = [os.open(points, os.O_PATH | os.O_CLOEXEC), *layers]
     in_memory = mounted, "data", "work"
     if changes is None:
@@ -209,6 +237,47 @@ def make_layer(image, root):
         raise store.gone(image) from None
 
 
+def _place_bind(points, layers, binds, bind):
+    """Make the place for one of the binds; False where there can be none. Raises Error for the user's own."""
+    source, target = bind
+    if not isinstance(bind, _OwnBind):
+        return _make_point(points, layers, source, target)
+    # What comes before covers what is made here: the host's own directories have to have the place.
+    covered = any(target == other or target.startswith(other + "/") for _, other in binds[:binds.index(bind)])
+    if not covered and not _make_point(points, layers, source, target):
+        raise Error(f"cannot bind {source} on {target}: a part of that path is no directory in the image")
+    return True
+
+
+def _caller():
+    """The lines that name this process's user and group, by the paths of their files."""
+    import grp
+    import pwd
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        user = pwd.getpwuid(uid)
+        name, real_name = user.pw_name, user.pw_gecos
+    except KeyError:
+        name, real_name = os.environ.get("USER") or f"user{uid}", ""
+    try:
+        group = grp.getgrgid(gid).gr_name
+    except KeyError:
+        group = name
+    home = os.environ.get("HOME") or "/"
+    return {"/etc/passwd": f"{name}:x:{uid}:{gid}:{real_name}:{home}:/bin/sh\n", "/etc/group": f"{group}:x:{gid}:\n"}
+
+
+def _write_entry(source, target, entry):
+    """Write the lines of the file source, None for one that is not there, to target, with entry in place of those of its name or id."""
+    name, _, number = entry.split(":")[:3]
+    lines = []
+    if source:
+        with open(source, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line for line in file if name != line.split(":")[0] and [number] != line.split(":")[2:3]]
+    with open(target, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines([*lines, entry])
+
+
 def _make_point(points, layers, source, target):
     """Make the place to mount source on, in plash's own layer; False where there can be none.
 
@@ -287,7 +356,10 @@ def enter(binds, place):
     mounted = store.path() + "/mnt"
     os.chdir(mounted)
     for source, target in binds:
-        namespaces.mount(source, "." + target, flags=namespaces.MS_BIND | namespaces.MS_REC)
+        try:
+            namespaces.mount(source, "." + target, flags=namespaces.MS_BIND | namespaces.MS_REC)
+        except OSError as error:
+            raise Error(f"cannot bind {source} on {target}: {error.strerror}") from None
     old = "host" if _is_directory("host") else "."
     if namespaces.pivot(old):
         # What is left of plash's own, or all of the old root.
@@ -313,13 +385,23 @@ def variables():
     return given
 
 
-def environment():
-    """The variables that pass into a container, and PATH."""
+def environment(more=()):
+    """The variables that pass into a container, PATH, and more: each NAME=VALUE, or NAME for the caller's own value.
+
+    Raises Error.
+    """
     given = variables()
     kept = {*KEPT, *given.get("PLASH_EXPORT", "").split(":")}
     passed = {name: value for name, value in given.items()
               if name in kept or name.startswith(("LC_", "PLASH_"))}
-    return {**passed, "PATH": PATH}
+    passed["PATH"] = PATH
+    for words in more:
+        name, equals, value = words.partition("=")
+        if not name:
+            raise Error(f"not a variable: {words!r} (NAME or NAME=VALUE)")
+        if equals or name in given:
+            passed[name] = value if equals else given[name]
+    return passed
 
 
 def login_shell():

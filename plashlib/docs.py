@@ -73,10 +73,41 @@ def find(name):
     return None
 
 
+def _words(doc):
+    """The words of a command's first line of usage, brackets and dots apart."""
+    first = (usage(doc) or [""])[0]
+    for mark in "[", "]", "...":
+        first = first.replace(mark, f" {mark} ")
+    return first.split()[2:]
+
+
 def takes_image(doc):
     """Whether the command's first argument is the ID of an image."""
-    words = [word for word in (usage(doc) or [""])[0].split()[2:] if not word.startswith(("[", "-"))]
-    return words[:1] == ["ID"]
+    depth = 0
+    for word in _words(doc):
+        depth += (word == "[") - (word == "]")
+        if not depth and word not in ("]", "..."):
+            return word == "ID"
+    return False
+
+
+def options(doc):
+    """The options in a command's usage: a dict of each to the name of its value, None for one without."""
+    found, words = {}, _words(doc)
+    for word, following in zip(words, words[1:] + ["]"]):
+        if word.startswith("-"):
+            option, equals, value = word.partition("=")
+            found[option] = value if equals else None if following in ("]", "|") else following
+    return found
+
+
+def options_end(doc, arguments):
+    """How many of the arguments are options and their values, before the first that is none."""
+    valued = {option for option, value in options(doc).items() if value}
+    number = 0
+    while number < len(arguments) and arguments[number][:1] == "-" and arguments[number] != "-":
+        number += 2 if arguments[number] in valued else 1
+    return number
 
 
 def prints_image(name, doc):

@@ -93,7 +93,8 @@ def recall(words, remembered=False):
     file = docs.find(words[0])
     doc = docs.text(file) if file else ""
     if docs.takes_image(doc):
-        words = [words[0], saved(), *words[1:]]
+        first = 1 + docs.options_end(doc, words[1:])
+        words = [*words[:first], saved(), *words[first:]]
     if not docs.prints_image(words[0], doc):
         become(words)
     save(cached(words, lambda: printed(words)) if remembered else printed(words))

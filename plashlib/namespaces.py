@@ -127,20 +127,24 @@ def unshare(flags):
         raise Error(f"cannot make a {kind} namespace: {forbidden() or error.strerror}") from None
 
 
-def become_root():
+def become_root(keep_ids=False):
     """Become uid 0 and gid 0 of a new user namespace; root stays what it is.
 
     1 and up are the caller's subordinate ids, written by newuidmap(1) and newgidmap(1).
     Where there are none, or where those programs are missing or may not, the
     caller's own id is all that is mapped and setgroups(2) is denied.
     With PLASH_NO_UNSHARE=1 the caller says that it stands in such a namespace already.
+
+    keep_ids leaves the caller its own uid and gid: they change places with 0. All
+    capabilities are there until execve(2), as for root.
+
     Raises Error.
     """
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 or os.environ.get("PLASH_NO_UNSHARE") == "1":
         return
     reader, writer = os.pipe()
-    pid = _start_mapper(reader, uid, gid)
+    pid = _start_mapper(reader, uid, gid, keep_ids)
     unshare(CLONE_NEWUSER)
     os.write(writer, b"\n")
     os.close(reader)
@@ -151,19 +155,19 @@ def become_root():
             try:
                 if file == "gid_map":
                     _write("/proc/self/setgroups", "deny")
-                _write("/proc/self/" + file, f"0 {own} 1")
+                _write("/proc/self/" + file, f"{own if keep_ids else 0} {own} 1")
             except OSError as error:
                 raise Error(f"cannot write {file}: {forbidden() or error.strerror}") from None
 
 
-def _start_mapper(reader, uid, gid):
+def _start_mapper(reader, uid, gid, keep_ids):
     """Start a process that maps this one's ids when a line comes out of reader; returns its pid.
 
     It has to be there first, since the right to use subordinate ids is held outside of the
     new namespace. The bits of its exit status tell which ids were not mapped. None where
     there is nothing to map.
     """
-    codes = [_map_code(program, own, _subordinate(path, uid)) for program, own, path in (
+    codes = [_map_code(program, own, _subordinate(path, uid), keep_ids) for program, own, path in (
         ("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid"))]
     if codes == ["false", "false"]:
         return None
@@ -177,14 +181,20 @@ def _start_mapper(reader, uid, gid):
         return None
 
 
-def _map_code(program, own, ranges):
-    """Shell code that maps this process's ids: 0 is its own id, and 1 and up are the ranges."""
+def _map_code(program, own, ranges, keep_ids):
+    """Shell code that maps this process's ids: 0 is its own id, and 1 and up are the ranges; for keep_ids, swapped."""
     if not ranges:
         return "false"
-    words = [program, os.getpid(), 0, own, 1]
+    words = [program, os.getpid(), own if keep_ids else 0, own, 1]
     first = 1
     for start, count in ranges:
-        words += [first, start, count]
+        before = own - first  # of this range's ids, so many are below the own one
+        if keep_ids and 0 <= before < count:
+            parts = (first, start, before), (0, start + before, 1), (own + 1, start + before + 1, count - before - 1)
+        else:
+            parts = (first, start, count),
+        for part in parts:
+            words += part if part[2] else ()
         first += count
     # What the program says on failure is of no use to who runs an image: the own id alone will do then.
     return " ".join(map(str, words)) + " 2>/dev/null"
