@@ -174,7 +174,7 @@ class Bench:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             cpu = next((line.partition(": ")[2].strip() for line in file if line.startswith("model name")), platform.machine())
         kind = sh(f"stat -f -c %T {self.place}")
-        self.say(f"{datetime.date.today()}, {os.cpu_count()} × {cpu}, Linux {platform.release()}, data on {kind},"
+        self.say(f"{datetime.date.today()}, {os.cpu_count()} × {cpu}, Linux {platform.release().partition("-")[0]}, data on {kind},"
                  f" {self.rounds} rounds. plash {first('plash version').split()[-1]}, Python {sh(self.python + ' -V').split()[1]}.\n")
         self.say("; ".join(f"{name}: {first(command)}" for name, command in PEERS.items()) + ".")
 
@@ -506,7 +506,7 @@ def main(options):
             if options["--big"] and bench.wanted("big"):
                 bench.big()
     finally:
-        subprocess.run([f"{ROOT}/bin/plash", "sudo", "rm", "-rf", place], check=True)
+        subprocess.run([f"{place}/bin/plash", "sudo", "rm", "-rf", place], check=True)
     if options["--write"]:
         for name, drawn in {"benchmarks.md": "\n".join(bench.text) + "\n",
                             **{f"{name}.svg": drawn for name, drawn in bench.plots.items()}}.items():

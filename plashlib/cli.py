@@ -41,22 +41,22 @@ def _positional(usage, arguments, command_last):
     if arguments and arguments[0][:1] == "-" and arguments[0] != "-":
         return None
     args, left, optional = {}, list(arguments), 0
-    words = usage[0].replace("[", " [ ").replace("]", " ] ").replace("...", " ... ").split()[2:] + ["", "", ""]
+    words = usage[0].replace("[", " [ ").replace("]", " ] ").replace("...", " ... ").split()[2:] + [""] * 3
     skip = False
     for word, following, last in zip(words, words[1:], words[3:] + [""]):
         if skip:
             skip = False
-        elif word in "[]":
-            optional += 1 if word == "[" else -1
+        elif word in ("[", "]", "|"):
+            optional += {"[": 1, "]": -1, "|": 0}[word]
         elif word.startswith("-"):
             option, equals, _ = word.partition("=")
-            skip = following not in "]"  # a value of its own, as in [-e VAR]...
+            skip = following not in ("]", "|")  # a value of its own, as in [-e VAR]...
             args[option] = [] if skip and last == "..." else None if skip or equals else False
         elif following == "...":
             args[word], left = left, []
             if not args[word] and not optional:
                 return None
-        elif word != "...":
+        elif word not in ("...", ""):
             args[word] = left.pop(0) if left else None
             if args[word] is None and not optional:
                 return None

@@ -42,18 +42,18 @@ class Progress:
             return
         self._next = now + PAUSE
         rate = done / max(now - self._start, PAUSE)
-        line = f"{self.what}: {_bytes(done)}"
+        line = f"{self.what}: {bytes_text(done)}"
         if self.total and done <= self.total:
             filled = BAR * done // self.total
             left = int((self.total - done) / rate) if rate else 0
-            line = (f"{self.what}: [{'#' * filled}{'.' * (BAR - filled)}] {_bytes(done)} of {_bytes(self.total)},"
+            line = (f"{self.what}: [{'#' * filled}{'.' * (BAR - filled)}] {bytes_text(done)} of {bytes_text(self.total)},"
                     f" {left // 60}:{left % 60:02} left")
-        line += f", {_bytes(rate)}/s"
+        line += f", {bytes_text(rate)}/s"
         sys.stderr.write("\r" + line[:os.get_terminal_size(sys.stderr.fileno()).columns - 1] + "\033[K")
         sys.stderr.flush()
 
 
-def _bytes(number):
+def bytes_text(number):
     """A number of bytes as a person reads it."""
     for unit in "B", "kB", "MB":
         if number < 1000:
