@@ -51,7 +51,7 @@ def session(place):
         begun = time.monotonic()
         os.write(terminal, command.encode() + b"\n")
         output = until_prompt()
-        yield command, time.monotonic() - begun, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", output)
+        yield command, time.monotonic() - begun, re.sub(r"[^\n]*\r\x1b\[K|\x1b\[[0-9;?]*[a-zA-Z]|\r", "", output)
     os.write(terminal, b"exit\n")
     os.waitpid(pid, 0)
 
@@ -72,7 +72,7 @@ def draw(steps):
         css.append(f"@keyframes k{number}{{0%,{100 * at / end:.2f}%{{opacity:0}}{100 * at / end + 0.01:.2f}%,100%{{opacity:1}}}}"
                    f"#l{number}{{animation:k{number} {end:.1f}s infinite}}")
         body.append(f'<text class="{kind}" id="l{number}" x="{LEFT}" y="{TOP + LINE * (number + 1)}">{escape(line)}</text>')
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" xml:space="preserve" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
             f"<title>A session with plash</title>\n<style>{chr(10).join(css)}</style>\n"
             f'<rect width="{width}" height="{height}" rx="8" fill="#1c2128"/>\n' + "\n".join(body) + "\n</svg>\n")
 
