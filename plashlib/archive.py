@@ -11,6 +11,7 @@ import subprocess
 
 from plashlib import Error, cli, namespaces, progress, store
 
+WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"  # names in OCI layers
 BLOCK = 512  # of a tar archive, in bytes
 END = 2 * BLOCK  # zeros that end an archive
 PIECE = 1 << 20  # what is read at once, in bytes
@@ -70,15 +71,11 @@ def extract(source, root):
     for magic, what in OTHERS:
         if source.head.startswith(magic):
             raise Error(f"not a tar archive, but {what}")
-    commands = [_installed(programs, f"to read {what}")
-                for magic, programs, what in COMPRESSIONS if source.head.startswith(magic)]
-    owners = "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
-    # An archive's overlayfs xattrs would be orders to the kernel, not content.
-    commands.append([*EXTRACT, owners, "--xattrs-exclude=user.overlay.*"])
+    expand = _expander(source.head)
     with progress.Progress("unpacking", source.size) as shown:
-        told = _run("unpack", commands, source, extract_to=root, shown=shown)
+        told = _run("unpack", [*([expand] if expand else []), _extractor()], source, extract_to=root, shown=shown)
     # tar takes an archive that ends between two members for a whole one.
-    if len(commands) == 1 and source.end().strip(b"\0"):
+    if not expand and source.end().strip(b"\0"):
         raise Error("the archive has no end: it was cut off")
     for line in told:
         cli.warn(line)
@@ -88,6 +85,66 @@ def extract(source, root):
     if names & {"oci-layout", "manifest.json"} and not names & {"bin", "etc", "usr"}:
         raise Error("an archive of image layers (docker save, OCI), not of a root filesystem"
                     " (docker export makes one)")
+
+
+def extract_layer(source, root):
+    """Unpack a layer of an OCI image, a tar archive that the descriptor of a file reads, into the new directory root.
+
+    Its whiteouts, as the OCI image specification has them, become those of overlayfs.
+    Returns the SHA-256 of the expanded archive, in hexadecimal, which is the layer's diff
+    id, and lines on what could not be made. Raises Error, OSError; root is then to be thrown away.
+    """
+    import hashlib
+    os.mkdir(root)
+    digest = hashlib.sha256()
+    # Layers are unpacked at once, and have one line of the terminal.
+    silent = progress.Progress("unpacking")
+    silent.shown = False
+    with subprocess.Popen(_expander(os.pread(source, BLOCK, 0)) or ["cat"], stdin=source, stdout=subprocess.PIPE) as expanding:
+        told = _run("unpack", [_extractor()], _Source(expanding.stdout.fileno(), digest), extract_to=root, shown=silent)
+    if expanding.returncode:
+        raise Error(f"cannot unpack: {expanding.args[0]} ended with status {expanding.returncode}")
+    _translate_whiteouts(root)
+    return digest.hexdigest(), told
+
+
+def _translate_whiteouts(root):
+    for directory, names, files in os.walk(root):
+        whiteouts = [name for name in files if name.startswith(WHITEOUT)]
+        for name in whiteouts:
+            os.unlink(f"{directory}/{name}")
+        for name in whiteouts:
+            if name == OPAQUE:
+                os.setxattr(directory, "user.overlay.opaque", b"y")
+            elif not name.startswith(WHITEOUT * 2):
+                hidden = name[len(WHITEOUT):]
+                place = f"{directory}/{hidden}"
+                if os.path.isdir(place) and not os.path.islink(place):
+                    # Removed and made again: what was in it before is to stay away.
+                    os.setxattr(place, "user.overlay.opaque", b"y")
+                elif not os.path.lexists(place):
+                    _make_whiteout(root, directory, hidden)
+
+
+def _make_whiteout(root, directory, name):
+    try:
+        os.mknod(f"{directory}/{name}", stat.S_IFCHR, 0)
+    except PermissionError:
+        _xattr_whiteout(root, directory, name)
+
+
+def _expander(head):
+    """The words of the program that expands an archive of these first bytes; None for a plain tar. Raises Error."""
+    for magic, programs, what in COMPRESSIONS:
+        if head.startswith(magic):
+            return _installed(programs, f"to read {what}")
+    return None
+
+
+def _extractor():
+    owners = "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
+    # An archive's overlayfs xattrs would be orders to the kernel, not content.
+    return [*EXTRACT, owners, "--xattrs-exclude=user.overlay.*"]
 
 
 def create(root, target, compress=None):
@@ -186,9 +243,9 @@ def _installed(programs, purpose):
 class _Source:
     """What an archive is read from: a file, which its reader is given, or a pipe, which is pumped."""
 
-    def __init__(self, fd):
-        """Read the first block from the descriptor fd, as `head`."""
-        self.fd, self.size, self._end = fd, None, b""
+    def __init__(self, fd, digest=None):
+        """Read the first block from the descriptor fd, as `head`; digest is a hash of all that a pipe gives."""
+        self.fd, self.size, self._end, self._digest = fd, None, b"", digest
         try:
             self.head = os.pread(fd, BLOCK, os.lseek(fd, 0, os.SEEK_CUR))
             self.size = os.fstat(fd).st_size
@@ -206,13 +263,18 @@ class _Source:
         try:
             with target:
                 while piece:
+                    if self._digest:
+                        self._digest.update(piece)
                     target.write(piece)
                     done += len(piece)
                     shown.show(done)
                     self._end = (self._end + piece)[-END:]
                     piece = os.read(self.fd, PIECE)
         except BrokenPipeError:
-            pass  # its reader ended early, and says why
+            # Its reader ended early, and says why; or at the archive's end, which is not that of the file.
+            while self._digest and piece:
+                piece = os.read(self.fd, PIECE)
+                self._digest.update(piece)
 
     def end(self):
         """The last bytes, once all is read."""

@@ -26,7 +26,7 @@ def run(image, command, variables=(), binds=(), as_me=False, changes=None):
 
     Raises Error, OSError.
     """
-    place, passed, binds = working_directory(), environment(variables), host_binds(binds)
+    place, passed, binds = working_directory(), environment(image, variables), host_binds(binds)
     entries = _caller() if as_me else {}
     namespaces.become_root(keep_ids=as_me)
     mount_root(image, changes, binds, entries=entries)
@@ -57,7 +57,7 @@ def build(image, layer, command, variables=(), binds=()):
     which stderr tells by then. What the command leaves running is killed, because an image does
     not change once it is there. The caller is root of its user namespace already.
     """
-    place, mounted, passed = working_directory(), store.path() + "/mnt", environment(["HOME=/root", *variables])
+    place, mounted, passed = working_directory(), store.path() + "/mnt", environment(image, ["HOME=/root", *variables])
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
     os.chmod(tmp, 0o1777)
@@ -385,8 +385,10 @@ def variables():
     return given
 
 
-def environment(more=()):
-    """The variables that pass into a container, PATH, and more: each NAME=VALUE, or NAME for the caller's own value.
+def environment(image=None, more=()):
+    """The variables of a container, a dict: the Image's own, PATH, those of the caller that pass, and more.
+
+    more  the user's own: NAME=VALUE, or NAME for the value that the caller has
 
     Raises Error.
     """
@@ -394,7 +396,8 @@ def environment(more=()):
     kept = {*KEPT, *given.get("PLASH_EXPORT", "").split(":")}
     passed = {name: value for name, value in given.items()
               if name in kept or name.startswith(("LC_", "PLASH_"))}
-    passed["PATH"] = PATH
+    own = (image and image.read("env") or b"").decode(errors="surrogateescape")
+    passed = {"PATH": PATH, **dict(words.split("=", 1) for words in own.split("\0") if words), **passed}
     for words in more:
         name, equals, value = words.partition("=")
         if not name:

@@ -22,6 +22,8 @@ from plashlib import Error, namespaces
 # One overlay's limit, less the layer of mount points that plash puts on top.
 DEEPEST = namespaces.OVERLAY_LAYERS - 1
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
+# What an image can have beside its layer: the variables of its processes, NUL between them, and its OCI configuration.
+CONFIG = "env", "config.json"
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # what names of work begin with that only waits to be deleted
 
@@ -71,6 +73,14 @@ class Image:
         self.path = directory
         self.id = os.path.basename(directory)
         self.parent = os.path.basename(os.path.dirname(directory))
+
+    def read(self, name):
+        """The bytes of a file of CONFIG that goes with the image; None where it has none."""
+        try:
+            with open(f"{self.path}/_data/{name}", "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
 
     def layers(self):
         """Open the layers' root directories, topmost first; a list of file descriptors.
@@ -191,14 +201,15 @@ class NewLayer(Work):
         super().__init__()
         self.root = self.path + "/root"
 
-    def stack_on(self, parent):
-        """Make the layer a new image on the Image parent; returns its id. Raises as stack() does."""
-        return stack(self.root, parent)
+    def stack_on(self, parent, config=None):
+        """Make the layer a new image on the Image parent; returns its id. As stack()."""
+        return stack(self.root, parent, config)
 
 
-def stack(directory, parent):
+def stack(directory, parent, config=None):
     """Make directory, which is moved, the layer of a new image on the Image parent; returns its id.
 
+    config is a dict of the names in CONFIG to bytes; without it, the image has its parent's.
     Raises Error if parent is gone meanwhile or has as many layers as can be mounted, and
     OSError, such as EXDEV where directory is on another filesystem; it is unharmed then.
     """
@@ -216,6 +227,10 @@ def stack(directory, parent):
     try:
         os.mkdir(node)
         os.mkdir(node + "/_data")
+        for name in CONFIG:
+            content = parent.read(name) if config is None else config[name]
+            if content:
+                _write(f"{node}/_data/{name}", content)
         # One rename, from the user's own place too: killed before it, the directory is where it was.
         os.rename(directory, node + "/_data/root")
     except BaseException as error:
@@ -232,13 +247,21 @@ def stack(directory, parent):
     return number
 
 
+def _write(file, content):
+    with open(file, "wb") as opened:
+        opened.write(content)
+        if durable():
+            os.fsync(opened.fileno())
+
+
 def _is_image(node):
     return os.path.exists(node + "/_data/root")
 
 
 def _forget(link, node):
     """Remove what stack() made before the image was there."""
-    for remove, name in (os.rmdir, node + "/_data"), (os.rmdir, node), (os.unlink, link):
+    files = [(os.unlink, f"{node}/_data/{name}") for name in CONFIG]
+    for remove, name in *files, (os.rmdir, node + "/_data"), (os.rmdir, node), (os.unlink, link):
         try:
             remove(name)
         except FileNotFoundError:
