@@ -1,0 +1,78 @@
+"""Every example in README.md and docs/ is run as written: blocks of the language `console`, in one shell a document.
+
+A line that begins with `$ ` is a command, one with `> ` continues it, the others are what it prints, where `...`
+stands for anything. A command for which no output is shown has to succeed. A block after a comment
+`<!-- not run: why -->` is left out.
+"""
+import re
+import shutil
+
+import pytest
+from conftest import ROOT
+
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
+MARK = "@@{}@@"
+
+
+def blocks(text):
+    """The console blocks of a document, as pairs of their lines and whether they are run."""
+    for found in re.finditer(r"(<!-- not run: .*? -->\n)?^( *)```console\n(.*?)^ *```$", text, re.M | re.S):
+        indent = len(found[2])
+        yield [line[indent:] for line in found[3].splitlines()], not found[1]
+
+
+def steps(text):
+    """The commands of a document, as pairs of the shell code and the output that is shown, None where there is none."""
+    found = []
+    for lines, is_run in blocks(text):
+        for line in lines if is_run else ():
+            if line.startswith("$ "):
+                found.append([line[2:], []])
+            elif line[:2] in ("> ", ">") and not found[-1][1]:
+                found[-1][0] += "\n" + line[2:]
+            else:
+                found[-1][1].append(line)
+    return [(code, "\n".join(output) if output else None) for code, output in found]
+
+
+def differences(plash, text):
+    """Run a document; returns what is not as it says."""
+    script = "".join(f"{code}\nprintf '\\n{MARK}\\n' $?\n".format("%s") for code, _ in steps(text))
+    (plash.place / "script").write_text("exec 2>&1\n" + script)
+    place = plash.place / "here"
+    place.mkdir()
+    env = {"PATH": f"{ROOT}/bin:{plash.env['PATH']}", "LANG": "C.UTF-8", "USER": "me"}
+    output = plash.run(["bash", plash.place / "script"], cwd=place, env=env, stdin=open("/dev/null")).out
+    shutil.rmtree(place)
+    told = []
+    pieces = re.split(r"\n@@(\d+)@@\n", output)
+    for (code, expected), printed, status in zip(steps(text), pieces[::2], pieces[1::2]):
+        pattern = ".*".join(map(re.escape, (expected or "").split("...")))
+        good = status == "0" if expected is None else re.fullmatch(pattern, printed.rstrip("\n"), re.S)
+        if not good:
+            told.append(f"$ {code}\n{printed}(status {status}; the document says: {expected})")
+    assert len(pieces) // 2 == len(steps(text)), output
+    return told
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_tells_the_truth(plash, document):
+    text = document.read_text()
+    assert differences(plash, text) == []
+    if (plash.data).exists():
+        plash("purge", "--yes", "--force").ok()
+
+
+def test_most_examples_are_run():
+    are_run = [is_run for document in DOCUMENTS for _, is_run in blocks(document.read_text())]
+    assert len(are_run) > 10 and are_run.count(True) > 3 * are_run.count(False)
+
+
+@pytest.mark.parametrize("wrong", ["$ echo a\nb", "$ false", "$ echo one...two\none ... three", "$ echo a\n> echo b\na"])
+def test_a_document_that_is_wrong_is_found(plash, wrong):
+    assert len(differences(plash, f"```console\n{wrong}\n```\n")) == 1
+    assert differences(plash, f"<!-- not run: wrong -->\n```console\n{wrong}\n```\n") == []
+
+
+def test_a_document_that_is_right(plash):
+    assert differences(plash, "```console\n$ x=1\n$ echo $x a b\n1 ... b\n$ false; echo a \\\n>  c\na c\n```\n") == []
