@@ -8,6 +8,7 @@ VENV = .venv
 BUILD = build
 bindir = $(DESTDIR)$(PREFIX)/bin
 libexecdir = $(DESTDIR)$(PREFIX)/libexec/plash
+sharedir = $(DESTDIR)$(PREFIX)/share
 commands = $(notdir $(wildcard libexec/plash-*))
 
 .PHONY: help demo check test lint bench install uninstall clean
@@ -24,7 +25,7 @@ test: $(VENV)/ready ## run the tests; ARGS="-k NAME" chooses
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(VENV)/ready ## run shellcheck on all shell scripts
-	$(VENV)/bin/shellcheck $$(grep -lE '^#!/bin/(ba)?sh' bin/* libexec/plash-* docs/*.sh .ci/run)
+	$(VENV)/bin/shellcheck $$(grep -lE '^#!/bin/(ba)?sh' bin/* libexec/plash-* docs/*.sh .ci/run) completions/plash.bash
 
 # What the package and its tests need, as setup.cfg lists it.
 $(VENV)/ready: setup.cfg
@@ -52,10 +53,15 @@ install: ## install below PREFIX (/usr/local)
 	        --target $(libexecdir) $(BUNDLE); \
 	fi
 	for command in $(commands); do ln -sf ../libexec/plash/$$command $(bindir)/$$command || exit; done
+	install -D -m 644 completions/plash.bash $(sharedir)/bash-completion/completions/plash
+	install -D -m 644 completions/_plash $(sharedir)/zsh/site-functions/_plash
+	install -D -m 644 completions/plash.fish $(sharedir)/fish/vendor_completions.d/plash.fish
 
 uninstall: ## remove what install put there
 	rm -rf $(libexecdir)
 	rm -f $(bindir)/plash $(addprefix $(bindir)/,$(commands))
+	rm -f $(sharedir)/bash-completion/completions/plash $(sharedir)/zsh/site-functions/_plash \
+	    $(sharedir)/fish/vendor_completions.d/plash.fish
 
 clean: ## remove what the other targets made here
 	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache

@@ -101,6 +101,35 @@ def options(doc):
     return found
 
 
+def arguments(doc):
+    """The names of a command's arguments, in the order of its usage; the last may stand for many."""
+    found, words = [], _words(doc)
+    valued = [value for value in options(doc).values() if value]
+    for word in words:
+        if word in valued:
+            valued.remove(word)
+        elif word not in ("[", "]", "...", "|") and not word.startswith("-"):
+            found.append(word)
+    return found
+
+
+def takes_command(doc):
+    """Whether the command's last argument is a command, so that options end at the first argument."""
+    return "CMD" in arguments(doc)
+
+
+def described_options(doc):
+    """All options of a command: a dict to pairs of the name of the value, or None, and the description."""
+    found = {"--help": (None, "show what the command does")}
+    for line in doc.partition("Options:")[2].splitlines():
+        names, _, about = line.strip().partition("  ")
+        words = names.replace(",", " ").replace("=", " ").split()
+        value = next((word for word in words if not word.startswith("-")), None)
+        if line.startswith("  -"):
+            found.update((name, (value, about.strip().partition(" [default")[0])) for name in words if name.startswith("-"))
+    return found
+
+
 def options_end(doc, arguments):
     """How many of the arguments are options and their values, before the first that is none."""
     valued = {option for option, value in options(doc).items() if value}

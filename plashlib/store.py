@@ -38,6 +38,11 @@ def path():
     return data
 
 
+def is_there():
+    """Whether there is a data directory; to ask makes none."""
+    return os.path.isdir(_data() + "/mnt")
+
+
 def _data():
     # Found once: the working directory and the uid, whose home it may be in, are others later.
     global _place

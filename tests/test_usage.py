@@ -7,7 +7,7 @@ from test_plash import COMMANDS
 
 sys.path.insert(0, str(ROOT))
 NO_ARGUMENTS = {"clean", "init", "mkdtemp", "shrink", "version"}
-TAKES_ANY = {"data", "help", "map", "pull:host", "pull:tarfile", "purge", "sudo", "tree", *NO_ARGUMENTS}
+TAKES_ANY = {"complete", "data", "help", "map", "pull:host", "pull:tarfile", "purge", "sudo", "tree", *NO_ARGUMENTS}
 WITH_ID = {"build": [], "check": ["dir"], "id": [], "mount": ["mnt"], "mounted": [], "nodepath": [], "parent": [], "rm": [],
            "run": [], "run:persist": ["dir"], "push:dir": ["out"], "push:tarfile": ["out.tar"], "stack": ["dir"]}
 
@@ -20,7 +20,7 @@ def test_no_argument(plash, command):
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {
-    "build", "cache", "chroot", "data", "do", "mounted", "recall", "rm", "run", "run:persist", "sudo", "pull:host"}))
+    "build", "cache", "chroot", "complete", "data", "do", "mounted", "recall", "rm", "run", "run:persist", "sudo", "pull:host"}))
 def test_too_many_arguments(plash, command):
     result = plash(command, "1", "2", "3", "4")
     assert result.status == 2
