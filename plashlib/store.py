@@ -25,18 +25,19 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # what names of work begin with that only waits to be deleted
 
-_place = None  # what _data() found
+_place = None  # what place() found
 
 
 def path():
     """The absolute path of the data directory, which is made where it is missing."""
-    data = _data()
+    data = place()
     if not os.path.isdir(data + "/mnt"):
         init(data)
     return data
 
 
-def _data():
+def place():
+    """The absolute path of the data directory, whether it is there or not."""
     # Found once: the working directory and the uid, whose home it may be in, are others later.
     global _place
     if not _place:
@@ -50,7 +51,7 @@ def _data():
 
 def init(data=None):
     """Make the data directory, or what is missing of it. Raises OSError."""
-    data = data or _data()
+    data = data or place()
     lock = _own(data)
     for name in "index", "map", "cache", "recall", "tmp", "layer/0/_data/root":
         os.makedirs(f"{data}/{name}", exist_ok=True)
