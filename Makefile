@@ -11,10 +11,10 @@ libexecdir = $(DESTDIR)$(PREFIX)/libexec/plash
 sharedir = $(DESTDIR)$(PREFIX)/share
 commands = $(notdir $(wildcard libexec/plash-*))
 
-.PHONY: help demo check test lint bench install uninstall clean
+.PHONY: help demo check test lint bench install install-apparmor uninstall clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 demo: ## import, build and run, on an image made of this host's programs
 	@sh docs/demo.sh
@@ -57,11 +57,22 @@ install: ## install below PREFIX (/usr/local)
 	install -D -m 644 completions/_plash $(sharedir)/zsh/site-functions/_plash
 	install -D -m 644 completions/plash.fish $(sharedir)/fish/vendor_completions.d/plash.fish
 
+# A file of its own, since it is for the host's administrator to decide.
+install-apparmor: ## let AppArmor allow user namespaces to the installed commands, where it restricts them
+	mkdir -p "$(DESTDIR)/etc/apparmor.d"
+	sed 's|@libexecdir@|$(abspath $(PREFIX))/libexec/plash|' apparmor/plash >"$(DESTDIR)/etc/apparmor.d/plash"
+	@echo "installed $(DESTDIR)/etc/apparmor.d/plash, for $(abspath $(PREFIX))/libexec/plash/plash-*"
+	@if [ -n "$(DESTDIR)" ]; then :; \
+	elif [ ! -d /sys/kernel/security/apparmor ]; then echo "AppArmor does not run here: it is not loaded"; \
+	else apparmor_parser --replace /etc/apparmor.d/plash && echo "loaded; after a reboot it is loaded by itself"; fi
+
 uninstall: ## remove what install put there
 	rm -rf $(libexecdir)
 	rm -f $(bindir)/plash $(addprefix $(bindir)/,$(commands))
 	rm -f $(sharedir)/bash-completion/completions/plash $(sharedir)/zsh/site-functions/_plash \
 	    $(sharedir)/fish/vendor_completions.d/plash.fish
+	if grep -sqF '"$(abspath $(PREFIX))/libexec/plash/' "$(DESTDIR)/etc/apparmor.d/plash"; then \
+	    rm "$(DESTDIR)/etc/apparmor.d/plash"; fi
 
 clean: ## remove what the other targets made here
 	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache

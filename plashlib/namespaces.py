@@ -27,6 +27,8 @@ OVERLAY_LAYERS = 500
 
 UIDS, GIDS = 1, 2  # bits that name the kinds of ids
 
+SEE_DOCTOR = " (see plash doctor)"  # ends an error whose cause is the host
+
 _libc = None  # what _load_libc() returns
 
 # Each setting that forbids what plash needs, its forbidding value, and one that allows it.
@@ -117,6 +119,10 @@ def forbidden():
     return None
 
 
+def _why(error):
+    return forbidden() or error.strerror + SEE_DOCTOR
+
+
 def unshare(flags):
     """unshare(2), with the setting that forbids it in the Error that it raises."""
     try:
@@ -124,7 +130,7 @@ def unshare(flags):
     except OSError as error:
         kind = "user" if flags & CLONE_NEWUSER else "mount"
         # AppArmor lets a user namespace be made, and then forbids what it is for.
-        raise Error(f"cannot make a {kind} namespace: {forbidden() or error.strerror}") from None
+        raise Error(f"cannot make a {kind} namespace: {_why(error)}") from None
 
 
 def become_root(keep_ids=False):
@@ -157,7 +163,7 @@ def become_root(keep_ids=False):
                     _write("/proc/self/setgroups", "deny")
                 _write("/proc/self/" + file, f"{own if keep_ids else 0} {own} 1")
             except OSError as error:
-                raise Error(f"cannot write {file}: {forbidden() or error.strerror}") from None
+                raise Error(f"cannot write {file}: {_why(error)}") from None
 
 
 def _start_mapper(reader, uid, gid, keep_ids):
@@ -167,7 +173,7 @@ def _start_mapper(reader, uid, gid, keep_ids):
     new namespace. The bits of its exit status tell which ids were not mapped. None where
     there is nothing to map.
     """
-    codes = [_map_code(program, own, _subordinate(path, uid), keep_ids) for program, own, path in (
+    codes = [_map_code(program, own, subordinate(path, uid), keep_ids) for program, own, path in (
         ("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid"))]
     if codes == ["false", "false"]:
         return None
@@ -200,7 +206,7 @@ def _map_code(program, own, ranges, keep_ids):
     return " ".join(map(str, words)) + " 2>/dev/null"
 
 
-def _subordinate(path, uid):
+def subordinate(path, uid):
     """The caller's ranges in a subuid(5) file, as pairs of first id and count."""
     import pwd
     try:
@@ -237,7 +243,7 @@ def private_mounts():
     try:
         mount(None, "/", flags=MS_REC | MS_PRIVATE)
     except PermissionError as error:
-        raise Error(f"cannot change mounts: {forbidden() or error.strerror}") from None
+        raise Error(f"cannot change mounts: {_why(error)}") from None
 
 
 def overlay(source, target, layers, changes=None, options=""):

@@ -27,12 +27,12 @@ CONFIG = "env", "config.json"
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # what names of work begin with that only waits to be deleted
 
-_place = None  # what _data() found
+_place = None  # what place() found
 
 
 def path():
     """The absolute path of the data directory, which is made where it is missing."""
-    data = _data()
+    data = place()
     if not os.path.isdir(data + "/mnt"):
         init(data)
     return data
@@ -40,10 +40,11 @@ def path():
 
 def is_there():
     """Whether there is a data directory; to ask makes none."""
-    return os.path.isdir(_data() + "/mnt")
+    return os.path.isdir(place() + "/mnt")
 
 
-def _data():
+def place():
+    """The absolute path of the data directory, whether it is there or not."""
     # Found once: the working directory and the uid, whose home it may be in, are others later.
     global _place
     if not _place:
@@ -57,7 +58,7 @@ def _data():
 
 def init(data=None):
     """Make the data directory, or what is missing of it. Raises OSError."""
-    data = data or _data()
+    data = data or place()
     lock = _own(data)
     for name in "index", "map", "cache", "recall", "tmp", "layer/0/_data/root":
         os.makedirs(f"{data}/{name}", exist_ok=True)

@@ -57,6 +57,22 @@ def test_make_install_for_a_package(source, tmp_path):
     assert str(tmp_path) not in (tmp_path / "root/usr/libexec/plash/plash-run").read_text()
 
 
+def test_an_apparmor_profile_only_when_asked(source, tmp_path):
+    place = tmp_path / "root/etc/apparmor.d/plash"
+    options = [f"DESTDIR={tmp_path}/root", "PREFIX=/opt/it", "BUNDLE="]
+    run(["make", "install", *options], cwd=source)
+    assert not place.parent.exists()
+    assert f"installed {place}, for /opt/it/libexec/plash/plash-*" in run(["make", "install-apparmor", *options], cwd=source)
+    profile = place.read_text()
+    # AppArmor goes by the path without symbolic links, which is where the commands are.
+    assert '\nprofile plash "/opt/it/libexec/plash/plash-*" flags=(unconfined) {\n  userns,\n' in profile
+    assert (tmp_path / "root/opt/it/libexec/plash/plash-run").is_file() and "@libexecdir@" not in profile
+    run(["make", "uninstall", f"DESTDIR={tmp_path}/root", "PREFIX=/other"], cwd=source)
+    assert place.exists()
+    run(["make", "uninstall", *options], cwd=source)
+    assert not place.exists()
+
+
 def test_pip_install(plash, source, tmp_path, host_tar):
     run([sys.executable, "-m", "venv", tmp_path / "venv"])
     run([tmp_path / "venv/bin/pip", "install", "--disable-pip-version-check", source])
