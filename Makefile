@@ -8,6 +8,7 @@ VENV = .venv
 BUILD = build
 bindir = $(DESTDIR)$(PREFIX)/bin
 libexecdir = $(DESTDIR)$(PREFIX)/libexec/plash
+mandir = $(DESTDIR)$(PREFIX)/share/man
 commands = $(notdir $(wildcard libexec/plash-*))
 
 .PHONY: help demo check test lint bench install uninstall clean
@@ -52,10 +53,18 @@ install: ## install below PREFIX (/usr/local)
 	        --target $(libexecdir) $(BUNDLE); \
 	fi
 	for command in $(commands); do ln -sf ../libexec/plash/$$command $(bindir)/$$command || exit; done
+	python=$(PYTHON); \
+	if [ -n "$(BUNDLE)" ]; then \
+	    python=$(BUILD)/venv/bin/python; \
+	    $(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check docutils 2>/dev/null; \
+	fi; \
+	if $$python -c "import docutils" 2>/dev/null; then $$python man/generate.py $(mandir)/man1; \
+	else echo "make install: the man pages are left out: making them needs the Python package docutils"; fi
 
 uninstall: ## remove what install put there
 	rm -rf $(libexecdir)
 	rm -f $(bindir)/plash $(addprefix $(bindir)/,$(commands))
+	rm -f $(mandir)/man1/plash.1 $(addprefix $(mandir)/man1/,$(addsuffix .1,$(commands)))
 
 clean: ## remove what the other targets made here
 	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache
