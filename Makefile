@@ -19,12 +19,13 @@ help: ## list the targets
 demo: ## import, build and run, on an image made of this host's programs
 	@sh docs/demo.sh
 
-check: lint test ## prepare the test environment, run shellcheck and all tests
+check: lint test ## prepare the test environment, run lint and all tests
 
 test: $(VENV)/ready ## run the tests; ARGS="-k NAME" chooses
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest $(ARGS)
 
-lint: $(VENV)/ready ## run shellcheck on all shell scripts
+lint: $(VENV)/ready ## run ruff on the Python and shellcheck on the shell scripts
+	$(VENV)/bin/ruff check --quiet
 	$(VENV)/bin/shellcheck $$(grep -lE '^#!/bin/(ba)?sh' bin/* libexec/plash-* docs/*.sh .ci/run)
 
 # What the package and its tests need, as setup.cfg lists it.

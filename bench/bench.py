@@ -258,8 +258,8 @@ class Bench:
                     sh(f"{engine} load -qi {archive} && {engine} tag layers:{number} layers")
                 except RuntimeError as error:
                     print(f"{engine}: {number} layers: {error}", file=sys.stderr)
-            image = sh("id=1; i=1; while [ $i -lt %d ]; do d=$(plash mkdtemp); touch $d/$i; id=$(plash-stack $id $d); i=$((i+1)); done; echo $id"
-                       % number, env=env)
+            image = sh(f"id=1; i=1; while [ $i -lt {number} ]; do d=$(plash mkdtemp); touch $d/$i;"
+                       " id=$(plash-stack $id $d); i=$((i+1)); done; echo $id", env=env)
             times, _, _ = self.measure({
                 "plash-run": f"plash-run {image} true",
                 "podman run": f"{self.podman} run --rm {PODMAN} layers:{number} true",
