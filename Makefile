@@ -9,6 +9,7 @@ BUILD = build
 bindir = $(DESTDIR)$(PREFIX)/bin
 libexecdir = $(DESTDIR)$(PREFIX)/libexec/plash
 sharedir = $(DESTDIR)$(PREFIX)/share
+mandir = $(sharedir)/man
 commands = $(notdir $(wildcard libexec/plash-*))
 
 .PHONY: help demo check test lint bench install install-apparmor uninstall clean
@@ -19,12 +20,13 @@ help: ## list the targets
 demo: ## import, build and run, on an image made of this host's programs
 	@sh docs/demo.sh
 
-check: lint test ## prepare the test environment, run shellcheck and all tests
+check: lint test ## prepare the test environment, run lint and all tests
 
 test: $(VENV)/ready ## run the tests; ARGS="-k NAME" chooses
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest $(ARGS)
 
-lint: $(VENV)/ready ## run shellcheck on all shell scripts
+lint: $(VENV)/ready ## run ruff on the Python and shellcheck on the shell scripts
+	$(VENV)/bin/ruff check --quiet
 	$(VENV)/bin/shellcheck $$(grep -lE '^#!/bin/(ba)?sh' bin/* libexec/plash-* docs/*.sh .ci/run) completions/plash.bash
 
 # What the package and its tests need, as setup.cfg lists it.
@@ -56,6 +58,13 @@ install: ## install below PREFIX (/usr/local)
 	install -D -m 644 completions/plash.bash $(sharedir)/bash-completion/completions/plash
 	install -D -m 644 completions/_plash $(sharedir)/zsh/site-functions/_plash
 	install -D -m 644 completions/plash.fish $(sharedir)/fish/vendor_completions.d/plash.fish
+	python=$(PYTHON); \
+	if [ -n "$(BUNDLE)" ]; then \
+	    python=$(BUILD)/venv/bin/python; \
+	    $(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check docutils 2>/dev/null; \
+	fi; \
+	if $$python -c "import docutils" 2>/dev/null; then $$python man/generate.py $(mandir)/man1; \
+	else echo "make install: the man pages are left out: making them needs the Python package docutils"; fi
 
 # A file of its own, since it is for the host's administrator to decide.
 install-apparmor: ## let AppArmor allow user namespaces to the installed commands, where it restricts them
@@ -73,6 +82,7 @@ uninstall: ## remove what install put there
 	    $(sharedir)/fish/vendor_completions.d/plash.fish
 	if grep -sqF '"$(abspath $(PREFIX))/libexec/plash/' "$(DESTDIR)/etc/apparmor.d/plash"; then \
 	    rm "$(DESTDIR)/etc/apparmor.d/plash"; fi
+	rm -f $(mandir)/man1/plash.1 $(addprefix $(mandir)/man1/,$(addsuffix .1,$(commands)))
 
 clean: ## remove what the other targets made here
 	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache

@@ -174,7 +174,7 @@ class Bench:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             cpu = next((line.partition(": ")[2].strip() for line in file if line.startswith("model name")), platform.machine())
         kind = sh(f"stat -f -c %T {self.place}")
-        self.say(f"{datetime.date.today()}, {os.cpu_count()} × {cpu}, Linux {platform.release().partition("-")[0]}, data on {kind},"
+        self.say(f"{datetime.date.today()}, {os.cpu_count()} × {cpu}, Linux {platform.release().partition('-')[0]}, data on {kind},"
                  f" {self.rounds} rounds. plash {first('plash version').split()[-1]}, Python {sh(self.python + ' -V').split()[1]}.\n")
         self.say("; ".join(f"{name}: {first(command)}" for name, command in PEERS.items()) + ".")
 
@@ -258,8 +258,8 @@ class Bench:
                     sh(f"{engine} load -qi {archive} && {engine} tag layers:{number} layers")
                 except RuntimeError as error:
                     print(f"{engine}: {number} layers: {error}", file=sys.stderr)
-            image = sh("id=1; i=1; while [ $i -lt %d ]; do d=$(plash mkdtemp); touch $d/$i; id=$(plash-stack $id $d); i=$((i+1)); done; echo $id"
-                       % number, env=env)
+            image = sh(f"id=1; i=1; while [ $i -lt {number} ]; do d=$(plash mkdtemp); touch $d/$i;"
+                       " id=$(plash-stack $id $d); i=$((i+1)); done; echo $id", env=env)
             times, _, _ = self.measure({
                 "plash-run": f"plash-run {image} true",
                 "podman run": f"{self.podman} run --rm {PODMAN} layers:{number} true",

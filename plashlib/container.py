@@ -268,7 +268,7 @@ def _caller():
 
 
 def _write_entry(source, target, entry):
-    """Write the lines of the file source, None for one that is not there, to target, with entry in place of those of its name or id."""
+    """Write the lines of the file source, which may be None, to target, with entry in place of those of its name or id."""
     name, _, number = entry.split(":")[:3]
     lines = []
     if source:

@@ -10,7 +10,7 @@ PAGE = 4096
 ENOUGH = 64 << 20
 # A tmpfs counts pages and inodes; directories and links are inodes alone.
 CASES = {("pages", name): COMMANDS[name] for name in ("pull:tarfile", "pull:url", "do")}
-CASES["pages", "build"] = lambda store: ["build", "1", "cat /bin/busybox >/copy; " + step(f"b{store.counter}")]
+CASES["pages", "build"] = lambda checker: ["build", "1", "cat /bin/busybox >/copy; " + step(f"b{checker.counter}")]
 CASES.update({("inodes", name): make for name, make in COMMANDS.items()
               if name not in ("run", "rm", "shrink", "clean", "run:persist", "map ''", "mkdtemp", "push:tarfile")})
 

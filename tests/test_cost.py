@@ -20,7 +20,8 @@ def imported(plash, *words):
 
 
 def test_run_imports_what_it_uses_and_no_more(plash, image):
-    modules = {"plashlib", "plashlib.cli", "plashlib.container", "plashlib.namespaces", "plashlib.store", "errno", "pwd", "_ctypes"}
+    modules = {"plashlib", "plashlib.cli", "plashlib.container", "plashlib.namespaces", "plashlib.store",
+               "errno", "pwd", "_ctypes"}
     assert imported(plash, LIBEXEC / "plash-run", image, "true") <= modules
 
 

@@ -90,7 +90,8 @@ def clean(store):
     store.plash("rm", os.path.basename(gone)).ok()
     (data / "tmp/garbage/root/d").mkdir(parents=True)
     (data / "tmp/garbage/root/file").touch()
-    for link, target in (("tmp/link", "../index/1"), (f"map/gone-{os.path.basename(gone)}", gone), ("cache/x", gone), ("recall/1.1.1.1", "../index/1")):
+    for link, target in (("tmp/link", "../index/1"), (f"map/gone-{os.path.basename(gone)}", gone),
+                         ("cache/x", gone), ("recall/1.1.1.1", "../index/1")):
         if not os.path.lexists(data / link):
             os.symlink(target, data / link)
     return ["clean"]
@@ -207,8 +208,9 @@ def test_each_system_call_fails(store, name):
 def test_full_disk(tmp_path):
     """At each size of what is left of a disk, from nothing to enough."""
     root = [] if os.getuid() == 0 else ["--map-root-user"]
-    done = subprocess.run(["unshare", "--mount", *root, sys.executable, "-m", "pytest", "-q", "-rP", "--basetemp", tmp_path / "inside",
-                           "-p", "no:cacheprovider", os.path.dirname(__file__) + "/full_disk.py"],
+    done = subprocess.run(["unshare", "--mount", *root, sys.executable, "-m", "pytest", "-q", "-rP",
+                           "--basetemp", tmp_path / "inside", "-p", "no:cacheprovider",
+                           os.path.dirname(__file__) + "/full_disk.py"],
                           env={**os.environ, "PLASH_TEST_USER": "root"}, capture_output=True, text=True)
     print(done.stdout[-4000:])
     assert done.returncode == 0

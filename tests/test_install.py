@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, need
+from conftest import ROOT, need, need_program
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,20 @@ def test_make_install_and_uninstall(plash, source, tmp_path, host_tar):
     first = (prefix / "libexec/plash/plash-run").read_text().splitlines()[0]
     assert first.startswith("#!/") and first.endswith(" -SE") and "env" not in first
     assert os.listdir(prefix / "libexec/plash/plashlib/__pycache__")
+    need_program("man")
+    man = ["man", "plash", "run"]
+    assert "plash run [-e VAR]" in plash.run(man, env={"MANPATH": str(prefix / "share/man"), "MANWIDTH": "200"}).ok().out
     run(["make", "uninstall", f"PREFIX={prefix}"], cwd=source)
     assert [files for _, _, files in os.walk(prefix) if files] == []
+
+
+def test_make_install_without_docutils_leaves_the_man_pages_out(source, tmp_path):
+    # A python3 that finds no packages, as where pip could get none.
+    (tmp_path / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} -IS "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    told = run(["make", "-s", "install", f"PREFIX={tmp_path}/prefix", "BUNDLE=", f"PYTHON={tmp_path}/python3"], cwd=source)
+    assert told == "make install: the man pages are left out: making them needs the Python package docutils\n"
+    assert (tmp_path / "prefix/bin/plash-run").exists() and not (tmp_path / "prefix/share").exists()
 
 
 def test_make_install_for_a_package(source, tmp_path):

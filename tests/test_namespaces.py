@@ -5,6 +5,7 @@ import subprocess
 import pytest
 from conftest import LIBEXEC, ROOT, as_user, need, need_program, subordinate_ids
 
+
 def strace(plash, inject, *words, **options):
     """Run a command of plash with strace's fault injection; a tracer's setuid programs gain nothing."""
     need_program("strace")

@@ -81,8 +81,8 @@ def changes(number, seed):
         for _ in range(12):
             path = "/".join(chance.choice("abcd") for _ in range(chance.randint(1, 2)))
             kind = chance.choice(("file", "file", "link", "directory", "remove", "remove", "opaque"))
-            if any(each == path or each.startswith(path + "/") or path.startswith(each + "/") or each.startswith(path.split("/")[0] + "/.wh")
-                   for each in entries):
+            covering = path + "/", path.split("/")[0] + "/.wh"
+            if any(each == path or each.startswith(covering) or path.startswith(each + "/") for each in entries):
                 continue
             parent, _, name = path.rpartition("/")
             hidden = f"{parent}/.wh.{name}" if parent else f".wh.{name}"

@@ -118,6 +118,7 @@ def test_the_words_without_options_are_read_as_docopt_reads_them():
     import itertools
 
     import docopt
+
     from plashlib import cli, docs
     words = ["1", "2", "-", "a b", ""]
     for command in COMMANDS:

@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Write the man pages: plash(1), and one for each command, of the text at the top of its file.
+
+Usage: generate.py DIRECTORY
+
+The text becomes reStructuredText, and docutils' manpage writer makes a page of that. The variables
+are those of the table of settings in the README.
+"""
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from docutils.core import publish_string
+from docutils.writers import manpage
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBEXEC = ROOT / "libexec"
+sys.path.insert(0, str(ROOT))
+sys.dont_write_bytecode = True  # root may install from the clone of a user
+
+from plashlib import __version__, docs
+
+docs.own = str(LIBEXEC)
+
+EXIT_STATUS = [
+    ("0", "Done."),
+    ("1", "Failed; one line on stderr says what, and why."),
+    ("2", "The arguments do not fit the usage."),
+    ("126", "The command to run cannot be executed."),
+    ("127", "The command to run is not found."),
+    ("130", "Interrupted by Ctrl-C."),
+]
+EXIT_STATUS_OF_OTHERS = "`plash run` and others that run a command in their place end as that command does."
+
+
+def literal(text):
+    """Text in which nothing is markup."""
+    return re.sub(r"([^\w\s]|_)", r"\\\1", text)
+
+
+def prose(text):
+    """Text in which `code` in backquotes becomes bold, and nothing else is markup."""
+    parts = re.split(r"`([^`]+)`", text)
+    return "".join(f"\\ **{literal(' '.join(part.split()))}**\\ " if index % 2 else literal(part)
+                   for index, part in enumerate(parts))
+
+
+def section(name, content):
+    return f"{name}\n{'=' * len(name)}\n\n{content}\n"
+
+
+def definitions(entries):
+    """A list of terms and what they mean."""
+    return "".join(f"{literal(term)}\n    {prose(meaning)}\n\n" for term, meaning in entries)
+
+
+def synopsis(doc):
+    """The lines of the usage as they are, but for the command's name in bold."""
+    lines = [re.match(r"(plash(?: [a-z][\w:]*)?)(.*)", line).groups() for line in docs.usage(doc)]
+    return "".join(f"| \\ **{literal(name)}**\\ {literal(rest)}\n" for name, rest in lines)
+
+
+def description(paragraphs):
+    """Paragraphs as they are; one that is indented is code."""
+    return "\n".join("::\n\n" + each + "\n" if each.startswith(" ") else prose(each) + "\n" for each in paragraphs)
+
+
+def options(paragraph):
+    """The list of options, the NAMES of their values in italics."""
+    entries = []
+    for line in paragraph.splitlines()[1:]:
+        if line.lstrip().startswith("-"):
+            option, _, meaning = line.strip().partition("  ")
+            entries.append([re.sub(r"\b[A-Z]+\b", r"\\ *\g<0>*\\ ", literal(option)), meaning.strip()])
+        else:
+            entries[-1][1] += " " + line.strip()
+    return "".join(f"{option}\n    {prose(meaning)}\n\n" for option, meaning in entries)
+
+
+def see_also(name, doc):
+    """The pages of the commands that the text speaks of."""
+    named = {word for word in re.findall(r"plash ([a-z]+(?::[a-z]+)?)", doc) if (LIBEXEC / f"plash-{word}").exists()}
+    return literal(", ".join(["plash(1)", *(f"plash-{word}(1)" for word in sorted(named - {name}))]))
+
+
+def settings():
+    """The README's table of settings: pairs of a variable and its meaning."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def commands():
+    """The commands in their groups, with their summaries."""
+    groups = {}
+    for file in sorted(LIBEXEC.glob("plash-*")):
+        name, doc = file.name.partition("-")[2], docs.text(file)
+        groups.setdefault(docs.group(name, file, doc), []).append((f"plash-{name}(1)", docs.summary(doc) + "."))
+    return "".join(f"{literal(group)}\n{'-' * len(group)}\n\n{definitions(groups[group])}"
+                   for group in docs.GROUPS if group in groups)
+
+
+def page(title, file, *sections):
+    """The page of a command, in the language of man; sections come behind its options."""
+    doc = docs.text(file)
+    summary, _, *paragraphs = doc.split("\n\n")
+    listed = [each for each in paragraphs if each.startswith("Options:")]
+    text = [each for each in paragraphs if each not in listed]
+    rule = "#" * (len(title + summary) * 2)  # longer than either, with all its backslashes
+    changed = int(os.environ.get("SOURCE_DATE_EPOCH", os.stat(file).st_mtime))
+    source = "\n".join([
+        rule, literal(title), rule, "", rule.replace("#", "~"), prose(docs.summary(summary)), rule.replace("#", "~"), "",
+        ":Manual section: 1", ":Manual group: plash", f":Version: plash {__version__}",
+        time.strftime(":Date: %Y-%m-%d\n", time.gmtime(changed)),
+        section("SYNOPSIS", synopsis(doc)), section("DESCRIPTION", description(text)),
+        *(section("OPTIONS", options(each)) for each in listed), *sections])
+    made = publish_string(source, writer=manpage.Writer(), settings_overrides={"halt_level": 2, "output_encoding": "unicode"})
+    # Some versions of docutils write headings in capitals, others don't; a .sp behind them means nothing, and a
+    # terminal has no font C. Names and code are not to be hyphenated or stretched.
+    made = re.sub(r"^(\.SH .*\n)(\.sp\n)?", lambda heading: heading[1].upper(), made, flags=re.MULTILINE)
+    made = re.sub(r"^\.ft [CP]\n", "", made, flags=re.MULTILINE)
+    return re.sub(r"^(\.TH .*\n)", r"\1.nh\n.ad l\n", made, flags=re.MULTILINE)
+
+
+def main(directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in LIBEXEC.glob("plash-*"):
+        other = section("SEE ALSO", see_also(file.name.partition("-")[2], docs.text(file)))
+        (directory / f"{file.name}.1").write_text(page(file.name, file, other), encoding="utf-8")
+    status = definitions(EXIT_STATUS) + prose(EXIT_STATUS_OF_OTHERS)
+    (directory / "plash.1").write_text(page("plash", ROOT / "bin/plash", section("COMMANDS", commands()),
+                                            section("ENVIRONMENT", definitions(settings())),
+                                            section("EXIT STATUS", status)), encoding="utf-8")
+
+
+if len(sys.argv) != 2:
+    sys.exit("usage: generate.py DIRECTORY")
+main(Path(sys.argv[1]))
