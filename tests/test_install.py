@@ -59,7 +59,7 @@ def test_make_install_without_docutils_leaves_the_man_pages_out(source, tmp_path
     (tmp_path / "python3").chmod(0o755)
     told = run(["make", "-s", "install", f"PREFIX={tmp_path}/prefix", "BUNDLE=", f"PYTHON={tmp_path}/python3"], cwd=source)
     assert told == "make install: the man pages are left out: making them needs the Python package docutils\n"
-    assert (tmp_path / "prefix/bin/plash-run").exists() and not (tmp_path / "prefix/share").exists()
+    assert (tmp_path / "prefix/bin/plash-run").exists() and not (tmp_path / "prefix/share/man").exists()
 
 
 def test_make_install_for_a_package(source, tmp_path):
