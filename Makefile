@@ -12,7 +12,7 @@ sharedir = $(DESTDIR)$(PREFIX)/share
 mandir = $(sharedir)/man
 commands = $(notdir $(wildcard libexec/plash-*))
 
-.PHONY: help demo check test lint bench install install-apparmor uninstall clean
+.PHONY: help demo check test lint bench install install-apparmor uninstall deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -83,6 +83,13 @@ uninstall: ## remove what install put there
 	if grep -sqF '"$(abspath $(PREFIX))/libexec/plash/' "$(DESTDIR)/etc/apparmor.d/plash"; then \
 	    rm "$(DESTDIR)/etc/apparmor.d/plash"; fi
 	rm -f $(mandir)/man1/plash.1 $(addprefix $(mandir)/man1/,$(addsuffix .1,$(commands)))
+
+deb: ## build a Debian package in build/
+	rm -rf $(BUILD)/deb && mkdir -p $(BUILD)/deb
+	tar -c --exclude=./.git --exclude=./$(VENV) --exclude=./$(BUILD) . | tar -x -C $(BUILD)/deb
+	version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' plashlib/__init__.py) && \
+	    sed -i "1s/(.*)/($$version)/" $(BUILD)/deb/debian/changelog
+	cd $(BUILD)/deb && dpkg-checkbuilddeps -I && dpkg-buildpackage --no-check-builddeps --no-sign --build=binary
 
 clean: ## remove what the other targets made here
 	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache
