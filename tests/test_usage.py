@@ -6,7 +6,7 @@ from conftest import LIBEXEC, ROOT, as_user
 from test_plash import COMMANDS
 
 sys.path.insert(0, str(ROOT))
-NO_ARGUMENTS = {"clean", "init", "mkdtemp", "shrink", "version"}
+NO_ARGUMENTS = {"clean", "doctor", "init", "mkdtemp", "shrink", "version"}
 TAKES_ANY = {"data", "help", "map", "pull:host", "pull:tarfile", "purge", "sudo", *NO_ARGUMENTS}
 WITH_ID = {"build": [], "check": ["dir"], "id": [], "mount": ["mnt"], "mounted": [], "nodepath": [], "parent": [], "rm": [],
            "run": [], "run:persist": ["dir"], "push:dir": ["out"], "push:tarfile": ["out.tar"], "stack": ["dir"]}
