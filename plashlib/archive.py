@@ -298,9 +298,14 @@ def _run(verb, commands, source=None, target=None, create_from=None, extract_to=
             for words in commands:
                 first, last = words is commands[0], words is commands[-1]
                 stdout = subprocess.PIPE if not last else 2 if target is None else target
-                processes.append(subprocess.Popen(
-                    words, stdin=stdin, stdout=stdout, stderr=complaints, env={**os.environ, "LC_ALL": "C"},
-                    cwd=first and create_from or last and extract_to or None))
+                try:
+                    processes.append(subprocess.Popen(
+                        words, stdin=stdin, stdout=stdout, stderr=complaints, env={**os.environ, "LC_ALL": "C"},
+                        cwd=first and create_from or last and extract_to or None))
+                except FileNotFoundError as error:
+                    if error.filename != "tar":
+                        raise
+                    raise Error(f"cannot {verb}: install GNU tar") from None
                 if processes[1:]:
                     stdin.close()
                 stdin = processes[-1].stdout
@@ -335,9 +340,16 @@ def _judge(verb, processes, lines):
     # tar's status is the same for what is borne as for what is not.
     excused = told and not lines and all((each.args[0], each.returncode) == ("tar", 2) for each in failed)
     if failed and not excused:
+        if any(each.args[0] == "tar" for each in failed) and not _tar_is_gnus():
+            raise Error(f"cannot {verb}: this host's tar is not GNU tar; install that")
         foreign = [line for line in lines if not line.startswith("tar: ")]
         why = (foreign or lines or [f"{failed[0].args[0]} ended with status {failed[0].returncode}"])[0]
         # tar's word for a disk that fills up in the middle of a file.
         why = why.partition(": Wrote only ")[0] + ": No space left on device" if ": Wrote only " in why else why
-        raise Error(f"cannot {verb}: {why[5:] if why.startswith('tar: ') else why}")
+        raise Error(f"cannot {verb}: {why.removeprefix('tar: ').removeprefix('-: Cannot write: ')}")
     return told
+
+
+def _tar_is_gnus():
+    done = subprocess.run(["tar", "--version"], stdin=subprocess.DEVNULL, capture_output=True)
+    return done.stdout.startswith(b"tar (GNU tar)")

@@ -267,7 +267,10 @@ def overlay(source, target, layers, changes=None, options=""):
     if options:
         words.append(options)
     os.chdir("/proc/self/fd")
-    mount(source, target, "overlay", 0 if changes else MS_RDONLY, ",".join(words))
+    try:
+        mount(source, target, "overlay", 0 if changes else MS_RDONLY, ",".join(words))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror + SEE_DOCTOR, target) from None
 
 
 def pivot(old):

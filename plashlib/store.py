@@ -57,8 +57,16 @@ def place():
 
 
 def init(data=None):
-    """Make the data directory, or what is missing of it. Raises OSError."""
+    """Make the data directory, or what is missing of it. Raises Error."""
     data = data or place()
+    try:
+        _make(data)
+    except OSError as error:
+        why = os.strerror(errno.ENOTDIR) if os.path.isfile(data) else error.strerror
+        raise Error(f"cannot use the data directory {data}: {why} (PLASH_DATA can name another)") from None
+
+
+def _make(data):
     lock = _own(data)
     for name in "index", "map", "cache", "recall", "tmp", "layer/0/_data/root":
         os.makedirs(f"{data}/{name}", exist_ok=True)
@@ -477,7 +485,9 @@ def delete(directory):
         while file.read(1 << 16):
             pass
     if os.waitpid(pid, 0)[1]:
-        raise Error(why.removeprefix("rm: ") or f"cannot remove {directory}")
+        foreign = why.endswith((os.strerror(errno.EACCES), os.strerror(errno.EPERM)))
+        raise Error((why.removeprefix("rm: ") or f"cannot remove {directory}")
+                    + (" (where root made it, root can remove it)" if foreign else ""))
 
 
 def remove(images, used="refuse"):

@@ -218,6 +218,14 @@ def test_root_with_the_data_directory_of_a_user(plash):
     assert mark == "--" and text.startswith(f"{plash.data} belongs to another user")
 
 
+@pytest.mark.only_for("root")
+def test_images_that_root_made_for_a_user_are_named(plash, image):
+    os.chown(plash.data, 1000, 1000)
+    os.chown(plash.data / "index/0", 1000, 1000, follow_symlinks=False)
+    mark, text = Report(plash("doctor"))["foreign images"]
+    assert mark == "--" and text.startswith(f"{image}: another user made them")
+
+
 def test_a_read_only_data_directory(plash, tmp_path):
     code = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,bind,ro {tmp_path} && PLASH_DATA={tmp_path} exec {DOCTOR}"
     mark, text = Report(plash("sudo", "sh", "-c", code))["data directory"]
@@ -240,3 +248,59 @@ def test_nested_in_plash(plash):
 def test_output_is_plain(plash):
     done = plash("doctor").ok()
     assert "\033" not in done.out and max(map(len, done.out.splitlines())) < 200
+
+
+# The lines that a new user meets elsewhere.
+
+def test_commands_without_tar_or_ldd(plash, image, tmp_path):
+    env = without(tmp_path / "bin", "tar", "ldd")
+    (tmp_path / "x.tar").write_bytes(b"x" * 512)
+    assert plash("pull:tarfile", "x.tar", env=env).error == "plash pull:tarfile: cannot unpack: install GNU tar"
+    assert plash("push:dir", image, "out", env=env).error == "plash push:dir: cannot copy: install GNU tar"
+    assert not (plash.place / "out").exists()
+    assert plash("pull:host", env=env).error == ("plash pull:host: ldd is not installed, which tells what libraries"
+                                                 " a program loads (see plash doctor)")
+
+
+def test_commands_with_another_tar(plash, image, tmp_path):
+    need_program("busybox")
+    env = without(tmp_path / "bin", "tar")
+    (tmp_path / "bin/tar").symlink_to("/bin/busybox")
+    done = plash("push:tarfile", image, "x.tar", env=env)
+    assert done.error == "plash push:tarfile: cannot pack: this host's tar is not GNU tar; install that"
+
+
+def test_a_data_directory_that_can_not_be_used(plash):
+    file = plash.place / "file"
+    file.touch()
+    assert plash("run", "1", env={"PLASH_DATA": str(file)}).error == (
+        f"plash run: cannot use the data directory {file}: Not a directory (PLASH_DATA can name another)")
+    assert plash("run", "1", env={"PLASH_DATA": "", "HOME": "/proc/nobody"}).error == (
+        "plash run: cannot use the data directory /proc/nobody/.local/share/plash: No such file or directory"
+        " (PLASH_DATA can name another)")
+
+
+@as_user
+def test_a_data_directory_of_another_user_can_not_be_used(plash):
+    for place in "/usr/plash", "/root/plash":
+        assert plash("pull:host", env={"PLASH_DATA": place}).error == (
+            f"plash pull:host: cannot use the data directory {place}: Permission denied (PLASH_DATA can name another)")
+
+
+def test_a_kernel_without_overlay_is_told_by_run(plash, image):
+    """Its first mount makes all private, the second is its tmpfs."""
+    words = traced("mount:error=ENODEV:when=3")
+    words[-1] = words[-1].replace(str(DOCTOR), f"{LIBEXEC}/plash-run {image} true")
+    assert plash("sudo", *words).error == f"plash run: {plash.data}/mnt: No such device (see plash doctor)"
+
+
+def test_a_refusal_points_to_doctor(plash, image):
+    need_program("setpriv")
+    done = plash("sudo", "setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", LIBEXEC / "plash-run", image)
+    assert done.error == "plash run: cannot make a mount namespace: Operation not permitted (see plash doctor)"
+
+
+def test_a_full_disk_under_an_export_is_named(plash, image, tmp_path):
+    code = f"mount -t tmpfs -o size=1m none {tmp_path}/small && exec {LIBEXEC}/plash-push:tarfile {image} {tmp_path}/small/x.tar"
+    (tmp_path / "small").mkdir()
+    assert plash("sudo", "sh", "-c", code).error == "plash push:tarfile: cannot pack: No space left on device"

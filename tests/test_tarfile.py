@@ -303,3 +303,16 @@ def test_an_interrupted_import(plash, image, tmp_path, number):
     if number == 9:
         plash.clean()
     assert plash.snapshot() == before
+
+
+@needs_subordinate_ids
+def test_acls_are_kept(plash, tmp_path):
+    need_program("getfacl")
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("file")
+        info.pax_headers = {"SCHILY.acl.access": "user::rw-,user:5:r--,group::r--,mask::r--,other::---"}
+        tar.addfile(info)
+    number = plash("pull:tarfile", "a.tar").id
+    plash("push:tarfile", number, "b.tar").ok()
+    for image in number, plash("pull:tarfile", "b.tar").id:
+        assert "user:5:r--" in plash("mounted", image, "getfacl", "-nc", "file").ok().out

@@ -110,7 +110,8 @@ def test_no_permission(plash, image, words, why):
 def test_a_data_directory_that_can_not_be_made(plash):
     (plash.place / "file").touch()
     result = plash("init", env={"PLASH_DATA": str(plash.place / "file/data")})
-    assert result.error == f"plash init: {plash.place}/file/data: Not a directory"
+    assert result.error == (f"plash init: cannot use the data directory {plash.place}/file/data: Not a directory"
+                            " (PLASH_DATA can name another)")
 
 
 def test_the_words_without_options_are_read_as_docopt_reads_them():
