@@ -42,7 +42,7 @@ AT_ONCE = "--blocking-factor=128"
 EXTRACT = ["tar", "--extract", "--file=-", AT_ONCE, "--preserve-permissions", "--numeric-owner", "--delay-directory-restore",
            "--xattrs", "--xattrs-include=*", "--acls"]
 CREATE = ["tar", "--create", "--file=-", AT_ONCE, "--format=pax", "--numeric-owner", "--sparse", "--sort=name",
-          "--xattrs", "--xattrs-include=*",  # ACLs are among them
+          "--xattrs", "--xattrs-include=*", "--acls",
           "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", "."]
 
 
