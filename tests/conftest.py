@@ -126,6 +126,7 @@ class Plash:
 
     def snapshot(self):
         """All that is in the store, to tell whether a failure changed it."""
+        self.leftovers()
         listed = self("sudo", "find", self.data, "-printf", "%P %y %s %l\n").ok().out
         return sorted(line for line in listed.splitlines() if not line.startswith("id_counter"))
 
