@@ -259,7 +259,7 @@ def test_odd_characters_in_paths(plash, host_tar, tmp_path, name):
     with subprocess.Popen([LIBEXEC / "plash-run", child, "cat"], stdin=subprocess.PIPE,
                           env={**plash.env, **env}) as run:
         mountinfo = f"/proc/{run.pid}/mountinfo"
-        wait_for(lambda: " overlay " in open(mountinfo, errors="replace").read())
+        wait_for(lambda: "/layer/0/" in open(mountinfo, errors="replace").read())
         assert f"image {child} is in use by process {run.pid}" in plash("rm", child, env=env).error
         run.stdin.close()
     plash("rm", image, env=env).ok()
