@@ -5,6 +5,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -94,3 +95,20 @@ def running(words, ready, log, seconds=60):
     finally:
         server.terminate()
         server.wait()
+
+
+@contextlib.contextmanager
+def registry(place):
+    """A real registry with its data in the directory place, and its log in place/log; yields its host:port."""
+    port = free_port()
+    (place / "config.yml").write_text(
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {place}/data\nhttp:\n  addr: 127.0.0.1:{port}\n")
+
+    def ready():
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/").status == 200
+        except OSError:
+            return False
+
+    with running(["docker-registry", "serve", place / "config.yml"], ready, place / "log"):
+        yield f"127.0.0.1:{port}"

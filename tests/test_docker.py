@@ -5,11 +5,11 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.request
 
 import pytest
+import servers
 from conftest import LIBEXEC, need_program, wait_for
-from servers import free_port, running
+from servers import running
 
 IMAGE = "plash-test"
 DOCKERFILE = f"""FROM {IMAGE}-base
@@ -68,18 +68,8 @@ def capable(host_tar, place):
 def registry(tmp_path_factory):
     """A registry of its own; its host:port."""
     need_program("docker-registry")
-    place, port = tmp_path_factory.mktemp("registry"), free_port()
-    (place / "config.yml").write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {place}/data\nhttp:\n  addr: 127.0.0.1:{port}\n")
-
-    def ready():
-        try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/").status == 200
-        except OSError:
-            return False
-
-    with running(["docker-registry", "serve", place / "config.yml"], ready, place / "log"):
-        yield f"127.0.0.1:{port}"
+    with servers.registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
 
 
 @pytest.fixture

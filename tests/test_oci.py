@@ -10,11 +10,10 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import urllib.request
 
 import pytest
+import servers
 from conftest import LIBEXEC, need_program, wait_for
-from servers import free_port, running
 
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
@@ -142,24 +141,15 @@ BASE = [layer([("etc", None), ("etc/name", b"base")]), layer([("etc/two", b"2")]
 def registry(tmp_path_factory):
     """A registry of its own: its host:port, and a function that lists the layers fetched from it since the last call."""
     need_program("docker-registry", "skopeo")
-    place, port = tmp_path_factory.mktemp("registry"), free_port()
-    (place / "config.yml").write_text(f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {place}/data\n"
-                                      f"http:\n  addr: 127.0.0.1:{port}\n")
-
-    def ready():
-        try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/").status == 200
-        except OSError:
-            return False
-    read = 0
+    place, read = tmp_path_factory.mktemp("registry"), 0
 
     def fetched():
         nonlocal read
         text = (place / "log").read_text()[read:]
         read += len(text)
         return {line.partition("/blobs/")[2].split()[0] for line in text.splitlines() if '"GET /v2/' in line and "/blobs/" in line}
-    with running(["docker-registry", "serve", place / "config.yml"], ready, place / "log"):
-        yield f"127.0.0.1:{port}", fetched
+    with servers.registry(place) as address:
+        yield address, fetched
 
 
 def push(plash, registry, name, layers, config=None):
