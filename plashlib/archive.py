@@ -116,7 +116,7 @@ def _translate_whiteouts(root):
         for name in whiteouts:
             if name == OPAQUE:
                 os.setxattr(directory, "user.overlay.opaque", b"y")
-            elif not name.startswith(WHITEOUT * 2):
+            elif not name.startswith(WHITEOUT * 2) and name[len(WHITEOUT):] not in ("", ".", ".."):
                 hidden = name[len(WHITEOUT):]
                 place = f"{directory}/{hidden}"
                 if os.path.isdir(place) and not os.path.islink(place):

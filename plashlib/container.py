@@ -264,7 +264,7 @@ def _caller():
     except KeyError:
         group = name
     home = os.environ.get("HOME") or "/"
-    return {"/etc/passwd": f"{name}:x:{uid}:{gid}:{real_name}:{home}:/bin/sh\n", "/etc/group": f"{group}:x:{gid}:\n"}
+    return {"/etc/passwd": f"{name}:x:{uid}:{gid}:{real_name}:{home}:/bin/sh", "/etc/group": f"{group}:x:{gid}:"}
 
 
 def _write_entry(source, target, entry):
@@ -273,9 +273,10 @@ def _write_entry(source, target, entry):
     lines = []
     if source:
         with open(source, encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line for line in file if name != line.split(":")[0] and [number] != line.split(":")[2:3]]
+            lines = [line for line in file.read().splitlines()
+                     if name != line.split(":")[0] and [number] != line.split(":")[2:3]]
     with open(target, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.writelines([*lines, entry])
+        file.write("".join(line + "\n" for line in [*lines, entry]))
 
 
 def _make_point(points, layers, source, target):

@@ -183,7 +183,7 @@ def test_from_a_registry_only_what_is_new(plash, registry):
 def test_the_environment_of_the_image(plash, host_tar):
     with open(host_tar, "rb") as file:
         layers = [file.read()]
-    ref = write_layout(plash.place / "layout", layers, {"Env": ["PATH=/mine:/usr/bin:/bin", "A=a = b", "TERM=image", "EMPTY="]})
+    ref = write_layout(plash.place / "layout", layers, {"Env": ["PATH=/mine:/usr/bin:/bin", "A=a = b", "TERM=image", "EMPTY=", "NOTHING"]})
     number = plash("pull:oci", ref).id
 
     def run(image, *options, **env):
@@ -207,6 +207,12 @@ def test_other_transports(plash, tools, transport):
     assert plash("mounted", number, "cat", "etc/name", "etc/two").ok().out == "base2"
     # It is the same image, wherever it comes from.
     assert plash("pull:oci", source).ok() and len(plash("tree", "-q").ok().out.split()) in (2, 3)
+
+
+def test_whiteouts_of_nothing(plash, tools):
+    layers = [*BASE, layer([("etc/.wh.", b""), ("etc/.wh..", b""), ("etc/.wh...", b""), ("etc/.wh..wh.plnk", b""), (".wh.none", b"")])]
+    number = plash("pull:oci", write_layout(plash.place / "layout", layers)).id
+    assert plash("mounted", number, "sh", "-c", "ls -A . etc").ok().out.split() == [".:", "etc", "etc:", "name", "two"]
 
 
 def test_an_image_without_layers(plash, tools):

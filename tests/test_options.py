@@ -84,9 +84,10 @@ def test_as_me_is_who_the_caller_is(plash, image):
 
 def test_as_me_has_the_callers_name_beside_the_images(plash, image):
     name = pwd.getpwuid(os.getuid()).pw_name
-    base = plash("build", image, f"echo other:x:77:77::/:/bin/sh >/etc/passwd; echo {name}:x:78:78::/:/bin/sh >>/etc/passwd").id
+    base = plash("build", image, f"echo other:x:77:77::/:/bin/sh >/etc/passwd; printf {name}:x:78:78::/:/bin/sh >>/etc/passwd").id
     passwd = plash("run", "--as-me", base, "cat", "/etc/passwd").ok().out.splitlines()
     assert passwd[0] == "other:x:77:77::/:/bin/sh" and len(passwd) == 2
+    assert len(plash("run", "--as-me", plash("build", image, "printf last:x:1:1::/: >/etc/passwd").id, "cat", "/etc/passwd").out.splitlines()) == 2
     assert passwd[1].startswith(f"{name}:x:{os.getuid()}:{os.getgid()}:") and f":{plash.home}:" in passwd[1]
     # The image itself is as it was.
     assert plash("run", base, "cat", "/etc/passwd").ok().out.splitlines()[1] == f"{name}:x:78:78::/:/bin/sh"
