@@ -394,9 +394,10 @@ def environment(image=None, more=()):
     Raises Error.
     """
     given = variables()
-    kept = {*KEPT, *given.get("PLASH_EXPORT", "").split(":")}
-    passed = {name: value for name, value in given.items()
-              if name in kept or name.startswith(("LC_", "PLASH_"))}
+    exported = given.get("PLASH_EXPORT", "").split(":")
+    kept = {*KEPT, *exported}
+    beginnings = "LC_", "PLASH_", *(name[:-1] for name in exported if name.endswith("*"))
+    passed = {name: value for name, value in given.items() if name in kept or name.startswith(beginnings)}
     own = (image and image.read("env") or b"").decode(errors="surrogateescape")
     passed = {"PATH": PATH, **dict(words.split("=", 1) for words in own.split("\0") if words), **passed}
     for words in more:

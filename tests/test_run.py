@@ -77,7 +77,7 @@ def test_a_working_directory_that_is_gone(plash, image, tmp_path):
 
 def test_the_environment(plash, image):
     given = {"LANG": "C", "LC_TIME": "C", "TERM": "vt100", "https_proxy": "http://p", "FOO": "1", "BAR": "2",
-             "BAZ": "3", "PLASH_EXPORT": "FOO:BAR", "TZ": "UTC", "LD_LIBRARY_PATH": "/x"}
+             "BAZ": "3", "PLASH_EXPORT": "FOO:BAR:JOB_*", "JOB_ID": "4", "TZ": "UTC", "LD_LIBRARY_PATH": "/x"}
     env = dict(line.split("=", 1) for line in plash("run", image, "env", env=given).ok().out.splitlines())
     for name in set(given) - {"BAZ", "LD_LIBRARY_PATH"}:
         assert env[name] == given[name]
