@@ -41,9 +41,9 @@ SUFFIXES = {
 AT_ONCE = "--blocking-factor=128"
 EXTRACT = ["tar", "--extract", "--file=-", AT_ONCE, "--preserve-permissions", "--numeric-owner", "--delay-directory-restore",
            "--xattrs", "--xattrs-include=*", "--acls"]
-CREATE = ["tar", "--create", "--file=-", AT_ONCE, "--format=pax", "--numeric-owner", "--sparse", "--sort=name",
-          "--xattrs", "--xattrs-include=*", "--acls",
-          "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", "."]
+PACK = ["tar", "--create", "--file=-", AT_ONCE, "--format=pax", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls",
+        "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"]
+CREATE = [*PACK, "--sparse", "--sort=name", "."]
 
 
 # What tar says of an archive that is as good as any.
@@ -111,6 +111,7 @@ def extract_layer(source, root):
 def _translate_whiteouts(root):
     for directory, names, files in os.walk(root):
         whiteouts = [name for name in files if name.startswith(WHITEOUT)]
+        times = os.stat(directory)
         for name in whiteouts:
             os.unlink(f"{directory}/{name}")
         for name in whiteouts:
@@ -124,6 +125,8 @@ def _translate_whiteouts(root):
                     os.setxattr(place, "user.overlay.opaque", b"y")
                 elif not os.path.lexists(place):
                     _make_whiteout(root, directory, hidden)
+        if whiteouts:
+            os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _make_whiteout(root, directory, name):
@@ -154,6 +157,99 @@ def create(root, target, compress=None):
     Raises Error; BrokenPipeError where the reader has gone.
     """
     _run("pack", [CREATE, compress] if compress else [CREATE], target=target, create_from=root)
+
+
+def create_layer(root, target, compress, place):
+    """Write the directory of an image's layer to the file descriptor target, as a layer of an OCI image.
+
+    compress  a program's words
+    place     a new directory for files that this makes
+
+    overlayfs's whiteouts become those of the OCI image specification. One layer gives the same
+    bytes each time. Returns the SHA-256 of the archive before it is compressed. Raises Error, OSError.
+    """
+    import hashlib
+    import threading
+    marks = place + "/marks"
+    os.makedirs(marks)
+    lists = [f"{place}/{name}" for name in ("directories", "marked", "others")]
+    with contextlib.ExitStack() as opened:
+        _list_layer(os.fsencode(root), os.fsencode(marks), *(opened.enter_context(open(file, "wb")) for file in lists))
+    # Directories first: an extractor has them with their attributes before anything is in them. Whiteouts
+    # next, before what has the names that they hide.
+    words = [*PACK, "--xattrs-exclude=user.overlay.*", "--no-recursion", "--null"]
+    for directory, file in zip((root, marks, root), lists):
+        words += ["-C", directory, "-T", file]
+    reader, writer = os.pipe()
+    digest, failures = hashlib.sha256(), []
+
+    def pack():
+        try:
+            _run("pack", [words], target=writer)
+        except (Error, OSError) as error:
+            failures.append(error)
+        finally:
+            os.close(writer)
+    packing = threading.Thread(target=pack)
+    packing.start()
+    try:
+        silent = progress.Progress("packing")
+        silent.shown = False
+        _run("pack", [compress], _Source(reader, digest), target, shown=silent)
+    finally:
+        os.close(reader)
+        packing.join()
+    if failures:
+        raise failures[0]
+    return digest.hexdigest()
+
+
+def _list_layer(root, marks, directories, marked, others):
+    """Write the paths in a layer to three files, NUL after each; what stands for whiteouts is made in the directory marks."""
+    def mark(directory, name):
+        os.makedirs(os.path.join(marks, directory), exist_ok=True)
+        path = os.path.join(directory, name)
+        os.close(os.open(os.path.join(marks, path), os.O_WRONLY | os.O_CREAT, 0o600))
+        os.utime(os.path.join(marks, path), (0, 0))
+        marked.write(path + b"\0")
+
+    left = [b""]
+    while left:
+        directory = left.pop()
+        opaque = _xattr(os.path.join(root, directory), "user.overlay.opaque")
+        directories.write((directory or b".") + b"\0")
+        if opaque == b"y":
+            mark(directory, OPAQUE.encode())
+        below = []
+        for entry in sorted(os.scandir(os.path.join(root, directory)), key=lambda entry: entry.name):
+            path = os.path.join(directory, entry.name)
+            if entry.name.startswith(WHITEOUT.encode()):
+                raise Error(f"a layer of OCI cannot hold files of this name, which is for whiteouts: {os.fsdecode(path)}")
+            if entry.is_dir(follow_symlinks=False):
+                below.append(path)
+            elif _is_whiteout(entry, opaque):
+                mark(directory, WHITEOUT.encode() + entry.name)
+            else:
+                others.write(path + b"\0")
+        left += reversed(below)
+
+
+def _is_whiteout(entry, opaque):
+    """Whether the os.DirEntry, in a directory that is opaque as the xattr says, is a whiteout of overlayfs's."""
+    if entry.is_symlink():
+        return False
+    if entry.is_file():
+        return opaque == b"x" and _xattr(entry.path, "user.overlay.whiteout") is not None
+    status = entry.stat(follow_symlinks=False)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _xattr(path, name):
+    """The value of a path's xattr; None where it has none."""
+    try:
+        return os.getxattr(path, name, follow_symlinks=False)
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
@@ -217,11 +313,7 @@ def copy_layer(source, target):
 
 
 def _xattr_whiteout(root, directory, name):
-    try:
-        opaque = os.getxattr(directory, "user.overlay.opaque")
-    except OSError:
-        opaque = b""
-    if opaque == b"y":
+    if _xattr(directory, "user.overlay.opaque") == b"y":
         return  # nothing below shows through: there is nothing to hide
     os.setxattr(root, "user.overlay.opaque", b"x")
     os.setxattr(directory, "user.overlay.opaque", b"x")

@@ -22,8 +22,10 @@ from plashlib import Error, namespaces
 # One overlay's limit, less the layer of mount points that plash puts on top.
 DEEPEST = namespaces.OVERLAY_LAYERS - 1
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
-# What an image can have beside its layer: the variables of its processes, NUL between them, and its OCI configuration.
+# What an image can have beside its layer's root directory: the variables of its processes, NUL between them, and its
+# OCI configuration, which it has from its parent; the layer's own file, as a registry has it, and what that is.
 CONFIG = "env", "config.json"
+LAYER, DESCRIPTOR = "layer", "descriptor.json"
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # what names of work begin with that only waits to be deleted
 
@@ -89,12 +91,18 @@ class Image:
         self.parent = os.path.basename(os.path.dirname(directory))
 
     def read(self, name):
-        """The bytes of a file of CONFIG that goes with the image; None where it has none."""
+        """The bytes of a file beside the image's layer, as CONFIG names them; None where it has none."""
         try:
             with open(f"{self.path}/_data/{name}", "rb") as file:
                 return file.read()
         except FileNotFoundError:
             return None
+
+    def ancestry(self):
+        """This Image and those it stands on, the lowest first; not the empty image 0."""
+        below, _, names = self.path.rpartition("/layer/0/")
+        names = names.split("/")
+        return [Image("/".join([below + "/layer/0", *names[:depth]])) for depth in range(1, len(names) + 1)]
 
     def layers(self):
         """Open the layers' root directories, topmost first; a list of file descriptors.
@@ -215,15 +223,18 @@ class NewLayer(Work):
         super().__init__()
         self.root = self.path + "/root"
 
-    def stack_on(self, parent, config=None):
+    def stack_on(self, parent, **options):
         """Make the layer a new image on the Image parent; returns its id. As stack()."""
-        return stack(self.root, parent, config)
+        return stack(self.root, parent, **options)
 
 
-def stack(directory, parent, config=None):
+def stack(directory, parent, config=None, file=None):
     """Make directory, which is moved, the layer of a new image on the Image parent; returns its id.
 
-    config is a dict of the names in CONFIG to bytes; without it, the image has its parent's.
+    config  a dict of what the image has beside its layer: names to bytes. What it lacks
+            of CONFIG is as the parent has it
+    file    the path of the layer's own file, which gets a second name
+
     Raises Error if parent is gone meanwhile or has as many layers as can be mounted, and
     OSError, such as EXDEV where directory is on another filesystem; it is unharmed then.
     """
@@ -241,10 +252,11 @@ def stack(directory, parent, config=None):
     try:
         os.mkdir(node)
         os.mkdir(node + "/_data")
-        for name in CONFIG:
-            content = parent.read(name) if config is None else config[name]
+        for name, content in {**{name: parent.read(name) for name in CONFIG}, **(config or {})}.items():
             if content:
                 _write(f"{node}/_data/{name}", content)
+        if file:
+            os.link(file, f"{node}/_data/{LAYER}")
         # One rename, from the user's own place too: killed before it, the directory is where it was.
         os.rename(directory, node + "/_data/root")
     except BaseException as error:
@@ -274,7 +286,7 @@ def _is_image(node):
 
 def _forget(link, node):
     """Remove what stack() made before the image was there."""
-    files = [(os.unlink, f"{node}/_data/{name}") for name in CONFIG]
+    files = [(os.unlink, f"{node}/_data/{name}") for name in (*CONFIG, LAYER, DESCRIPTOR)]
     for remove, name in *files, (os.rmdir, node + "/_data"), (os.rmdir, node), (os.unlink, link):
         try:
             remove(name)

@@ -221,3 +221,17 @@ def debian_tar(tmp_path_factory):
     made = subprocess.run(["mmdebstrap", "--variant=minbase", "bookworm", tar], capture_output=True)
     need(made.returncode == 0, "Debian's packages: " + made.stderr.decode()[-300:])
     return tar
+
+
+@pytest.fixture(scope="session")
+def oci_tools():
+    need_program("skopeo", "umoci")
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory, oci_tools):
+    """A registry of its own, a layouts.Registry."""
+    import layouts
+    need_program("docker-registry")
+    with layouts.registry(tmp_path_factory.mktemp("registry")) as opened:
+        yield opened

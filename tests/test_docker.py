@@ -3,13 +3,11 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 
+import engines
 import pytest
-import servers
 from conftest import LIBEXEC, need_program, wait_for
-from servers import running
 
 IMAGE = "plash-test"
 DOCKERFILE = f"""FROM {IMAGE}-base
@@ -18,35 +16,12 @@ RUN rm -rf /d && mkdir /d && touch /d/new && ln /f /g && rm -r /e
 """
 
 
-class Engine:
-    """docker or podman, as a test calls it."""
-
-    def __init__(self, program, env, options=()):
-        self.program, self.env, self.options = program, {**os.environ, **env}, options
-
-    def __call__(self, *words, **more):
-        done = subprocess.run([self.program, *self.options, *words], env=self.env, capture_output=True, **more)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode().strip()
-
-    def containers(self):
-        return self("ps", "--all", "--quiet")
-
-
 @pytest.fixture(scope="module")
 def docker(tmp_path_factory, host_tar):
     """A dockerd of its own, with an image of three layers."""
     need_program("dockerd", "docker")
     place = tmp_path_factory.mktemp("docker")
-    socket = f"unix://{place}/sock"
-    engine = Engine("docker", {"DOCKER_HOST": socket})
-
-    def ready():
-        return subprocess.run(["docker", "version"], env=engine.env, capture_output=True).returncode == 0
-
-    words = ["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=overlay2",
-             "-H", socket, "--data-root", place / "data", "--exec-root", place / "exec", "--pidfile", place / "pid"]
-    with running(words, ready, place / "log"):
+    with engines.docker(place) as engine:
         engine("import", str(capable(host_tar, place)), f"{IMAGE}-base")
         engine("build", "--network=none", "--tag", IMAGE, "-", input=DOCKERFILE.encode())
         yield engine
@@ -62,14 +37,6 @@ def capable(host_tar, place):
     tar = place / "capable.tar"
     subprocess.run(["tar", "--xattrs", "--xattrs-include=*", "-cf", tar, "-C", root, "."], check=True)
     return tar
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    """A registry of its own; its host:port."""
-    need_program("docker-registry")
-    with servers.registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
 
 
 @pytest.fixture
@@ -101,7 +68,7 @@ def test_a_local_image(plash, docker, pull, name):
 
 @pytest.mark.parametrize("how", ["tag", "digest", "no tag"])
 def test_an_image_from_a_registry(plash, docker, pull, registry, how):
-    name = f"{registry}/some/{IMAGE}"
+    name = f"{registry.address}/some/{IMAGE}"
     docker("tag", IMAGE, name)
     docker("push", name)
     digest = docker("inspect", "--format", "{{index .RepoDigests 0}}", name)
@@ -178,16 +145,12 @@ def test_podman_alone(plash, host_tar, tmp_path):
             if name != "docker" and not (bare / name).exists():
                 (bare / name).symlink_to(f"{directory}/{name}")
     (bare / "podman").unlink()
-    runroot = tempfile.mkdtemp()  # podman refuses one of more than 50 characters
-    (bare / "podman").write_text(f"#!/bin/sh\nexec /usr/bin/podman --root {tmp_path}/root --runroot {runroot}"
-                                 " --storage-driver vfs --runtime runc --cgroup-manager=cgroupfs \"$@\"\n")
-    (bare / "podman").chmod(0o755)
-    env = {"PATH": str(bare)}
-    podman = Engine(str(bare / "podman"), env)
-    podman("import", str(host_tar), IMAGE)
-    done = plash("pull:docker", IMAGE, env=env).ok()
-    assert plash("run", done.id, "cat", "/etc/passwd").out.startswith("root:")
-    assert podman.containers() == ""
-    assert "podman pull: " in plash("pull:docker", "127.0.0.1:1/none", env=env).error
-    podman("rmi", "--all", "--force")
-    shutil.rmtree(runroot)
+    with engines.podman(tmp_path / "podman") as podman:
+        (bare / "podman").write_text("#!/bin/sh\nexec " + " ".join(map(str, podman.words)) + ' "$@"\n')
+        (bare / "podman").chmod(0o755)
+        env = {"PATH": str(bare)}
+        podman("import", str(host_tar), IMAGE)
+        done = plash("pull:docker", IMAGE, env=env).ok()
+        assert plash("run", done.id, "cat", "/etc/passwd").out.startswith("root:")
+        assert podman.containers() == ""
+        assert "podman pull: " in plash("pull:docker", "127.0.0.1:1/none", env=env).error
