@@ -1,6 +1,9 @@
 """Servers for tests: on loopback, on a free port, gone when the test ends."""
 import contextlib
+import functools
 import hashlib
+import os
+import pwd
 import socket
 import subprocess
 import threading
@@ -82,10 +85,11 @@ def free_port():
 
 
 @contextlib.contextmanager
-def running(words, ready, log, seconds=60):
+def running(words, ready, log, seconds=60, env=()):
     """Run a server until the `with` statement ends; ready() tells when it answers."""
     with open(log, "wb") as output:
-        server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                  env={**os.environ, **dict(env)})
     try:
         end = time.monotonic() + seconds
         while not ready():
@@ -112,3 +116,110 @@ def registry(place):
 
     with running(["docker-registry", "serve", place / "config.yml"], ready, place / "log"):
         yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def slurm(place, nodes, environment):
+    """A Slurm of this user's own in the directory place; yields what srun(1) needs in its environment.
+
+    Its nodes have 32 processors each. environment is a shell's lines that print `export NAME=VALUE` for each task (TaskProlog).
+    """
+    user = pwd.getpwuid(os.getuid()).pw_name
+    host = socket.gethostname().partition(".")[0]
+    for name in "munge", "state", "spool", "log":
+        (place / name).mkdir(mode=0o700)
+    for node in nodes:
+        (place / "spool" / node).mkdir()
+    (place / "key").write_bytes(os.urandom(1024))
+    (place / "key").chmod(0o600)
+    (place / "prolog").write_text("#!/bin/sh\n" + environment)
+    (place / "prolog").chmod(0o755)
+    each = f"NodeHostname={host} NodeAddr=127.0.0.1 CPUs=32 RealMemory=100"
+    listed = "\n".join(f"NodeName={node} Port={free_port()} {each}" for node in nodes)
+    (place / "slurm.conf").write_text(f"""
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={free_port()}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={place}/munge/socket
+StateSaveLocation={place}/state
+SlurmdSpoolDir={place}/spool/%n
+SlurmctldPidFile={place}/slurmctld.pid
+SlurmdPidFile={place}/%n.pid
+SlurmctldLogFile={place}/log/slurmctld
+SlurmdLogFile={place}/log/%n
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+TaskProlog={place}/prolog
+KillWait=2
+{listed}
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+""")
+    env = {"SLURM_CONF": str(place / "slurm.conf")}
+    daemons = [
+        ["/usr/sbin/munged", "--foreground", "--force", f"--key-file={place}/key", f"--socket={place}/munge/socket",
+         f"--pid-file={place}/munge/pid", f"--log-file={place}/munge/log", f"--seed-file={place}/munge/seed"],
+        ["/usr/sbin/slurmctld", "-D"], *(["/usr/sbin/slurmd", "-D", "-N", node] for node in nodes)]
+
+    def idle():
+        done = subprocess.run(["sinfo", "--noheader", "--Node", "--format=%t"], env={**os.environ, **env}, capture_output=True)
+        return done.stdout.split().count(b"idle")
+
+    def ready(number):
+        if number == 0:
+            return (place / "munge/socket").exists()
+        if number == 1:
+            return not subprocess.run(["scontrol", "ping"], env={**os.environ, **env}, capture_output=True).returncode
+        return idle() >= number - 1
+    with contextlib.ExitStack() as opened:
+        for number, words in enumerate(daemons):
+            opened.enter_context(running(words, functools.partial(ready, number), place / f"log/{number}", env=env))
+        yield env
+
+
+@contextlib.contextmanager
+def sshd(place, names, environment):
+    """An sshd of this user's own in the directory place; yields ssh's file of settings, in which the hosts names are it.
+
+    environment is a dict of what is set for whoever logs in.
+    """
+    port = free_port()
+    for name in "host", "user":
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name], check=True)
+    if os.getuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)
+    variables = " ".join(f"{name}={value}" for name, value in environment.items())
+    (place / "sshd.conf").write_text(f"""
+ListenAddress 127.0.0.1:{port}
+HostKey {place}/host
+AuthorizedKeysFile {place}/user.pub
+PidFile none
+StrictModes no
+UsePAM no
+MaxStartups 100
+MaxSessions 100
+SetEnv {variables}
+""")
+    (place / "ssh.conf").write_text(f"""
+Host {" ".join(names)}
+HostName 127.0.0.1
+Port {port}
+IdentityFile {place}/user
+StrictHostKeyChecking no
+UserKnownHostsFile {place}/known
+LogLevel ERROR
+""")
+
+    def ready():
+        return subprocess.run(["ssh", "-F", place / "ssh.conf", names[0], "true"], capture_output=True).returncode == 0
+    with running(["/usr/sbin/sshd", "-D", "-e", "-f", place / "sshd.conf"], ready, place / "log"):
+        yield place / "ssh.conf"
