@@ -145,7 +145,7 @@ def mount_root(image, changes, binds, options="", entries=None):
     namespaces.private_mounts()
     mounted = store.path() + "/mnt"
     scratch = _mount_scratch(mounted)
-    layers = image.layers()
+    layers = image.layers(lambda file: _open_file(file, mounted))
     points = mounted + "/points"
     umask = os.umask(0o022)
     os.makedirs(points + "/host")
@@ -177,14 +177,35 @@ def mount(image, target, changes=None):
     changes is a directory that keeps what is written; None mounts read-only.
     Raises OSError, Error.
     """
-    layers = image.layers()
-    if changes:
-        _mount_overlay(image, target, layers, (changes, "data", "work"))
-    else:
-        # A read-only overlay must have two layers: the empty one is the second of image 1.
-        bottom = os.open(store.path() + "/layer/0/_data/root", os.O_PATH | os.O_CLOEXEC)
-        namespaces.overlay(image.path, target, [*layers, bottom])
+    passing = []
+
+    def open_file(file):
+        passing.append(store.Work())
+        return _open_file(file, passing[-1].path)
+    try:
+        layers = image.layers(open_file)
+        if changes:
+            _mount_overlay(image, target, layers, (changes, "data", "work"))
+        else:
+            # A read-only overlay must have two layers: the empty one is the second of image 1.
+            bottom = os.open(store.path() + "/layer/0/_data/root", os.O_PATH | os.O_CLOEXEC)
+            namespaces.overlay(image.path, target, [*layers, bottom])
+    finally:
+        # The overlay keeps what it stands on; the places are of no more use.
+        for work in passing:
+            with work:
+                for name in os.listdir(work.path):
+                    namespaces.unmount(f"{work.path}/{name}")
     return target
+
+
+def _open_file(file, place):
+    """Mount a squashfs file below the directory place; returns a descriptor of its root directory."""
+    from plashlib import squashfs
+    directory = f"{place}/squashfs{len(os.listdir(place))}"
+    os.mkdir(directory)
+    squashfs.mount(file, directory)
+    return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _mount_scratch(mounted):
@@ -231,8 +252,12 @@ def _mount_overlay(image, mounted, lower, changes, options=""):
 def make_layer(image, root):
     """Make the directory root, to go on top of the Image's layers: its attributes are the root directory's own."""
     os.mkdir(root)
+    below = image.path + "/_data/root"
     try:
-        _copy_attributes(image.path + "/_data/root", root)
+        if os.path.isfile(below):
+            os.chmod(root, 0o755)  # a link to a squashfs file, whose own are not seen here
+        else:
+            _copy_attributes(below, root)
     except FileNotFoundError:
         raise store.gone(image) from None
 
@@ -339,7 +364,13 @@ def _copy_attributes(source, target):
     except OSError:
         pass  # an owner that is not mapped here: it stays the caller's
     os.chmod(target, stat.S_IMODE(status.st_mode))
-    for name in os.listxattr(source):
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        names = []  # a filesystem that has none
+    for name in names:
         if not name.startswith("user.overlay."):
             try:
                 os.setxattr(target, name, os.getxattr(source, name))

@@ -26,6 +26,7 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
 # OCI configuration, which it has from its parent; the layer's own file, as a registry has it, and what that is.
 CONFIG = "env", "config.json"
 LAYER, DESCRIPTOR = "layer", "descriptor.json"
+FILE = "file"  # of a link to a squashfs file: its size and the time of its last change
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # what names of work begin with that only waits to be deleted
 
@@ -104,24 +105,47 @@ class Image:
         names = names.split("/")
         return [Image("/".join([below + "/layer/0", *names[:depth]])) for depth in range(1, len(names) + 1)]
 
-    def layers(self):
+    def layers(self, open_file):
         """Open the layers' root directories, topmost first; a list of file descriptors.
 
-        The empty image 0 is not among them. Raises Error where the image is gone.
+        The empty image 0 is not among them. open_file is called for a link to a file, with its
+        path, and returns the descriptor. Raises Error where the image, or what it links to, is gone.
         """
         depth = self.path.rpartition("/layer/0")[2].count("/")
         fds = []
         try:
             node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
             for _ in range(depth):
-                fds.append(os.open("_data/root", os.O_PATH | os.O_CLOEXEC, dir_fd=node))
+                try:
+                    fds.append(os.open("_data/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=node))
+                except NotADirectoryError:
+                    fds.append(open_file(_same_file(node)))
                 above = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=node)
                 os.close(node)
                 node = above
         except FileNotFoundError:
+            for image in self.ancestry():
+                if os.path.islink(image.path + "/_data/root"):
+                    raise Error(f"image {image.id} is a link to {os.readlink(image.path + '/_data/root')},"
+                                " which is not there") from None
             raise Error(f"no image: {self.id}") from None
         os.close(node)
         return fds
+
+
+def _same_file(node):
+    """The path of the squashfs file that the image with the open directory node links to. Raises Error, OSError."""
+    path = os.readlink("_data/root", dir_fd=node)
+    with open(os.open(f"_data/{FILE}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=node), "rb") as file:
+        if file.read() != state(path):
+            raise Error(f"{path} is not the file that it was when it was linked (link it anew)")
+    return path
+
+
+def state(path):
+    """What tells whether a file is still the one that it was: bytes. Raises OSError."""
+    status = os.stat(path)
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)
 
 
 def image(text, allow_zero=False):
@@ -136,7 +160,7 @@ def image(text, allow_zero=False):
     data = path()
     try:
         directory = os.path.join(data, os.readlink(f"{data}/index/{text}")[3:])
-        os.stat(directory + "/_data/root")
+        os.lstat(directory + "/_data/root")
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
             raise
@@ -281,12 +305,12 @@ def _write(file, content):
 
 
 def _is_image(node):
-    return os.path.exists(node + "/_data/root")
+    return os.path.lexists(node + "/_data/root")
 
 
 def _forget(link, node):
     """Remove what stack() made before the image was there."""
-    files = [(os.unlink, f"{node}/_data/{name}") for name in (*CONFIG, LAYER, DESCRIPTOR)]
+    files = [(os.unlink, f"{node}/_data/{name}") for name in (*CONFIG, LAYER, DESCRIPTOR, FILE)]
     for remove, name in *files, (os.rmdir, node + "/_data"), (os.rmdir, node), (os.unlink, link):
         try:
             remove(name)

@@ -1,0 +1,63 @@
+"""Squashfs files, mounted without being unpacked: by the kernel for root, by squashfuse(1) for all others.
+
+It rests on mount(2), mount_namespaces(7) and fuse(4).
+"""
+import os
+
+from plashlib import Error, namespaces
+
+MAGIC = b"hsqs"
+ALL_IDS = "4294967295"  # how many the initial user namespace maps
+FUSE = 3  # the descriptor of /dev/fuse that squashfuse gets
+
+
+def mount(file, directory):
+    """Mount the squashfs file on directory, in a mount namespace of this process's own; raises Error, OSError.
+
+    What serves it ends by itself when that namespace and what was mounted on top of it are gone.
+    """
+    with open("/proc/self/uid_map", encoding="utf-8") as ids:
+        may_mount = ids.read().split()[2] == ALL_IDS
+    if may_mount and _run(["mount", "-t", "squashfs", "-o", "loop,ro", "--", file, directory]) == 0:
+        return
+    try:
+        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise Error(f"cannot mount {file}: /dev/fuse: {error.strerror}") from None
+    options = f"fd={fuse},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},allow_other,default_permissions"
+    namespaces.mount("squashfuse", directory, "fuse.squashfuse", namespaces.MS_RDONLY, options)
+
+    def serve():
+        # In a namespace without the mount: else it would keep what it serves, and never end.
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        namespaces.unmount(directory)
+        os.dup2(fuse, FUSE)
+        namespaces.default_signals()
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        # Among them the locks that this process holds for what it becomes.
+        os.closerange(FUSE + 1, 1024)
+        try:
+            os.execvp("squashfuse", ["squashfuse", file, f"/dev/fd/{FUSE}"])
+        except FileNotFoundError:
+            os._exit(127)
+    status = namespaces.wait_child(namespaces.start_child(serve))
+    os.close(fuse)
+    if status:
+        namespaces.unmount(directory)
+        why = "install squashfuse" if status == 127 else f"squashfuse ended with status {status}"
+        raise Error(f"cannot mount {file}: {why}")
+
+
+def _run(words):
+    """Run a program that says nothing; returns its exit status."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        pid = os.posix_spawnp(words[0], words, os.environ,
+                              file_actions=[(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)])
+    except FileNotFoundError:
+        return 127
+    finally:
+        os.close(null)
+    return namespaces.wait_child(pid)
