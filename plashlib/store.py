@@ -16,6 +16,7 @@ namespaces.become_root() first.
 """
 import errno
 import os
+import stat
 
 from plashlib import Error, namespaces
 
@@ -221,15 +222,37 @@ def _end(number, _):
 def _own(directory):
     """Wait for the lock of a directory, which is made where it is missing; returns a descriptor that holds it."""
     while True:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except FileExistsError:
+            # Where another made it, and removed it before makedirs() looked, that is to be tried again.
+            if _kind(directory) not in (None, stat.S_IFDIR):
+                raise
+            continue
         try:
             fd = _lock(directory)
         except FileNotFoundError:
             continue
         # Whoever had the lock first may have removed the directory, and another be there by now.
-        if os.path.exists(directory) and os.path.samestat(os.stat(directory), os.fstat(fd)):
+        if _is_at(directory, fd):
             return fd
         os.close(fd)
+
+
+def _kind(path):
+    """The type of file at path, as of stat.S_IFMT(); None where there is none."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _is_at(path, fd):
+    """Whether path leads to what the descriptor fd is of."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(directory, shared=False):

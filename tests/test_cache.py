@@ -3,6 +3,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -340,3 +341,12 @@ def test_purge_leaves_work_in_progress_alone(plash, image):
     assert plash("run", image, "true").status == 0
     pull.stdin.close()
     pull.wait(timeout=60)
+
+
+def test_work_of_one_name_is_waited_for(plash):
+    """By any number of processes at once, of which each finds the directory made or removed by others at any moment."""
+    plash("init").ok()
+    code = "from plashlib import store\nfor turn in range(400):\n    with store.Work('same'): pass"
+    env = {**plash.env, "PYTHONPATH": str(ROOT)}
+    running = [subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE) for _ in range(8)]
+    assert {process.communicate()[1] for process in running} == {b""}

@@ -37,7 +37,7 @@ def cluster(tmp_path_factory, registry, host_tar):
 
 
 def srun(cluster, *words, **options):
-    return cluster.run(["srun", *words], **options)
+    return cluster.run(["srun", "--quiet", *words], **options)
 
 
 def test_each_node_has_its_image(cluster):
