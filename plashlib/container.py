@@ -145,7 +145,7 @@ def mount_root(image, changes, binds, options="", entries=None):
     namespaces.private_mounts()
     mounted = store.path() + "/mnt"
     scratch = _mount_scratch(mounted)
-    layers = image.layers(lambda file: _open_file(file, mounted))
+    layers = image.layers(lambda file: open_file(file, mounted))
     points = mounted + "/points"
     umask = os.umask(0o022)
     os.makedirs(points + "/host")
@@ -158,12 +158,12 @@ def mount_root(image, changes, binds, options="", entries=None):
     if changes is None:
         changes = in_memory if _holds_user_xattrs(points) else _on_disk()
     try:
-        written = _mount_overlay(image, mounted, lower, changes, options)
+        written = _mount_overlay(image, mounted, layers[0], lower, changes, options)
     except OSError as error:
         if error.errno != errno.EINVAL or changes[0] != store.path():
             raise
         os.rmdir("/".join(changes[:2]))
-        written = _mount_overlay(image, mounted, lower, in_memory, options)
+        written = _mount_overlay(image, mounted, layers[0], lower, in_memory, options)
     os.umask(umask)
     _leave_out_of_binds(scratch)
     if not os.path.exists(image.path):
@@ -179,13 +179,13 @@ def mount(image, target, changes=None):
     """
     passing = []
 
-    def open_file(file):
+    def open_in_work(file):
         passing.append(store.Work())
-        return _open_file(file, passing[-1].path)
+        return open_file(file, passing[-1].path)
     try:
-        layers = image.layers(open_file)
+        layers = image.layers(open_in_work)
         if changes:
-            _mount_overlay(image, target, layers, (changes, "data", "work"))
+            _mount_overlay(image, target, layers[0], layers, (changes, "data", "work"))
         else:
             # A read-only overlay must have two layers: the empty one is the second of image 1.
             bottom = os.open(store.path() + "/layer/0/_data/root", os.O_PATH | os.O_CLOEXEC)
@@ -199,7 +199,7 @@ def mount(image, target, changes=None):
     return target
 
 
-def _open_file(file, place):
+def open_file(file, place):
     """Mount a squashfs file below the directory place; returns a descriptor of its root directory."""
     from plashlib import squashfs
     directory = f"{place}/squashfs{len(os.listdir(place))}"
@@ -235,29 +235,28 @@ def _on_disk():
     return store.path(), entry + "/data", entry + "/work"
 
 
-def _mount_overlay(image, mounted, lower, changes, options=""):
+def _mount_overlay(image, mounted, own, lower, changes, options=""):
     """Mount the descriptors lower with the places of changes, made where missing, on top.
 
-    Returns the upper directory's path.
+    own is the descriptor of the image's own layer. Returns the upper directory's path.
     """
     directory, upper, work = changes
     if not os.path.isdir(f"{directory}/{upper}"):
-        make_layer(image, f"{directory}/{upper}")
+        make_layer(image, f"{directory}/{upper}", f"/proc/self/fd/{own}")
     os.makedirs(f"{directory}/{work}", exist_ok=True)
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     namespaces.overlay(image.path, mounted, lower, (fd, upper, work), options)
     return f"{directory}/{upper}"
 
 
-def make_layer(image, root):
-    """Make the directory root, to go on top of the Image's layers: its attributes are the root directory's own."""
+def make_layer(image, root, own=None):
+    """Make the directory root, to go on top of the Image's layers: its attributes are the root directory's own.
+
+    own is the path of the image's own layer where that is mounted elsewhere than in the store.
+    """
     os.mkdir(root)
-    below = image.path + "/_data/root"
     try:
-        if os.path.isfile(below):
-            os.chmod(root, 0o755)  # a link to a squashfs file, whose own are not seen here
-        else:
-            _copy_attributes(below, root)
+        _copy_attributes(own or image.path + "/_data/root", root)
     except FileNotFoundError:
         raise store.gone(image) from None
 

@@ -32,6 +32,7 @@ def mount(file, directory):
         namespaces.unshare(namespaces.CLONE_NEWNS)
         namespaces.unmount(directory)
         os.dup2(fuse, FUSE)
+        os.set_inheritable(FUSE, True)
         namespaces.default_signals()
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):

@@ -18,7 +18,7 @@ def tools():
 
 
 def tree(plash, number):
-    listed = plash("mounted", number, "find", ".", "-mindepth", "1", "-printf", LISTED).ok().out
+    listed = plash("mounted", number, "find", ".", "-printf", LISTED).ok().out
     return sorted(listed.splitlines()), plash("mounted", number, "sh", "-c", "find . -type f | sort | xargs sha256sum").ok().out
 
 
@@ -29,20 +29,23 @@ def served(file):
 
 def test_a_squashfs_file(plash, image):
     file = plash.place / "image.sqfs"
-    child = plash("build", image, "mkdir /d; echo x >/d/a; ln /d/a /d/b; ln -s a /d/c; chmod 1777 /d; rm /etc/passwd").id
+    child = plash("build", image, "mkdir /d; echo x >/d/a; ln /d/a /d/b; ln -s a /d/c; chmod 1777 /d; rm /etc/passwd; chmod 711 /").id
     plash("push:squashfs", child, file).ok()
     first = file.read_bytes()
     plash("push:squashfs", child, file).ok()
     assert file.read_bytes() == first
     number = plash("link", file).id
     assert tree(plash, number) == tree(plash, child)
+    assert "d 711 0:0  -> ;" in tree(plash, number)[0]
     assert plash("run", number, "sh", "-c", "echo y >>/d/a; cat /d/b; cat; exit 3", input="in").out == "x\nin"
     assert plash("run", "--as-me", number, "sh", "-c", "cat /d/a").ok().out == "x\n"
-    # It is a base as any other.
+    # It is a base as any other, and a layer for a registry.
     top = plash("build", number, "rm -r /d; mkdir /d; echo z >/d/new").id
     assert plash("run", top, "sh", "-c", "ls /d; cat /d/new").ok().out == "new\nz\n"
     plash("push:tarfile", top, "top.tar").ok()
     assert tree(plash, plash("pull:tarfile", "top.tar").id) == tree(plash, top)
+    plash("push:oci", top, f"oci:{plash.place}/layout").ok()
+    assert tree(plash, plash("pull:oci", f"oci:{plash.place}/layout").id) == tree(plash, top)
     changes = plash.place / "changes"
     changes.mkdir()
     plash("run:persist", number, changes, "sh", "-c", "echo kept >/d/kept").ok()

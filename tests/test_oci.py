@@ -1,5 +1,6 @@
 """pull:oci, with a real registry; umoci is the independent reader."""
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -89,6 +90,30 @@ def test_a_layer_that_is_not_what_it_is_said_to_be(plash, oci_tools):
     plash("rm", "1").ok()
     plash.clean()
     assert plash.snapshot() == before
+
+
+@pytest.mark.parametrize("config, error", [
+    ([], "no JSON object"), ({}, "lists no layers"), ({"rootfs": 5}, "lists no layers"), ({"rootfs": {"diff_ids": [1]}}, "lists no layers"),
+    ({"rootfs": {"diff_ids": [digest(BASE[0])]}}, "lists 2 layers, and its configuration 1")])
+def test_a_configuration_that_makes_no_sense(plash, oci_tools, config, error):
+    """Of a program that hands over what skopeo would."""
+    plash("init").ok()
+    before = plash.snapshot()
+    ref = write_layout(plash.place / "layout", BASE)
+    (plash.place / "config").write_text(json.dumps(config))
+    (plash.place / "bin").mkdir()
+    (plash.place / "bin/skopeo").write_text(
+        f'#!/bin/sh\ncase "$*" in *--config*) exec cat {plash.place}/config;; *) exec {shutil.which("skopeo")} "$@";; esac\n')
+    (plash.place / "bin/skopeo").chmod(0o755)
+    assert error in plash("pull:oci", ref, env={"PATH": f"{plash.place}/bin:{os.environ['PATH']}"}).error
+    plash("clean").ok()
+    assert plash.snapshot() == before
+
+
+@pytest.mark.parametrize("config", [5, {"Env": 5}, {"Env": "A=b"}, {"Env": [5, None, "\ud800=x", "A=\0B=c", "GOOD=yes"]}])
+def test_an_environment_that_makes_no_sense(plash, oci_tools, config):
+    number = plash("pull:oci", write_layout(plash.place / "layout", BASE, config))
+    assert number.status == 0 and number.err == "" or "skopeo: " in number.error
 
 
 @pytest.mark.parametrize("ref, error", [
