@@ -112,7 +112,7 @@ def test_a_directory(plash, image):
 
 
 def test_a_store_that_is_read_only(plash, image):
-    """Run from as it is, and as a base."""
+    """It is run from as it is, and as a base."""
     code = (f"mount --bind {plash.data} {plash.data} && mount -o remount,bind,ro {plash.data} || exit 9; export PLASH_NO_UNSHARE=1;"
             f" plash run {image} echo ran; plash nodepath {image}; plash build {image} true; echo $?;"
             f" export PLASH_DATA={plash.place}/own; i=$(plash link {plash.data}/index/{image}) && plash run $(plash build $i 'touch /x') ls /x")
@@ -141,11 +141,11 @@ def test_another_users_store(plash, image):
 
 @pytest.mark.parametrize("what, error", [
     ("none", "none: No such file or directory"), ("text", "not a directory, nor a squashfs file: "), ("/", "or holds it"),
-    ("data/layer/0/1", "is in this store already"), ("", "")])
+    ("data/layer/0/1", "is in this store already"), ("", ": No such file")])
 def test_what_can_not_be_linked(plash, image, what, error):
     (plash.place / "text").write_text("x")
     before = plash.snapshot()
-    assert error in plash("link", what or plash.data).error
+    assert error in plash("link", what).error
     assert plash.snapshot() == before
 
 
