@@ -1,6 +1,7 @@
 """plash on a cluster, as docs/cluster.md has it: Slurm, GNU parallel over ssh, and make, all real."""
 import contextlib
 import json
+import os
 import subprocess
 
 import pytest
@@ -94,10 +95,11 @@ def test_a_signal_of_scancels(cluster):
 
 
 def test_scancel_ends_what_hears_no_signal(cluster):
-    process, number, told = started(cluster, 'trap "" TERM; echo up >>told; while :; do sleep 54321; done')
+    sleep = f"sleep 5{os.getpid()}"
+    process, number, told = started(cluster, f'trap "" TERM; echo up >>told; exec {sleep}')
     cluster.run(["scancel", number]).ok()
     process.communicate(timeout=60)
-    wait_for(lambda: subprocess.run(["pgrep", "-f", "sleep 54321"], capture_output=True).returncode)
+    wait_for(lambda: subprocess.run(["pgrep", "-U", str(os.getuid()), "-f", sleep], capture_output=True).returncode)
     assert told.read_text() == "up\n"
 
 
