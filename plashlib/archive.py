@@ -97,11 +97,8 @@ def extract_layer(source, root):
     import hashlib
     os.mkdir(root)
     digest = hashlib.sha256()
-    # Layers are unpacked at once, and have one line of the terminal.
-    silent = progress.Progress("unpacking")
-    silent.shown = False
     with subprocess.Popen(_expander(os.pread(source, BLOCK, 0)) or ["cat"], stdin=source, stdout=subprocess.PIPE) as expanding:
-        told = _run("unpack", [_extractor()], _Source(expanding.stdout.fileno(), digest), extract_to=root, shown=silent)
+        told = _run("unpack", [_extractor()], _Source(expanding.stdout.fileno(), digest), extract_to=root)
     if expanding.returncode:
         raise Error(f"cannot unpack: {expanding.args[0]} ended with status {expanding.returncode}")
     _translate_whiteouts(root)
@@ -193,9 +190,7 @@ def create_layer(root, target, compress, place):
     packing = threading.Thread(target=pack)
     packing.start()
     try:
-        silent = progress.Progress("packing")
-        silent.shown = False
-        _run("pack", [compress], _Source(reader, digest), target, shown=silent)
+        _run("pack", [compress], _Source(reader, digest), target)
     finally:
         os.close(reader)
         packing.join()
@@ -359,7 +354,8 @@ class _Source:
                         self._digest.update(piece)
                     target.write(piece)
                     done += len(piece)
-                    shown.show(done)
+                    if shown:
+                        shown.show(done)
                     self._end = (self._end + piece)[-END:]
                     piece = os.read(self.fd, PIECE)
         except BrokenPipeError:
@@ -379,7 +375,7 @@ def _run(verb, commands, source=None, target=None, create_from=None, extract_to=
     verb         what is tried, for errors
     create_from  the first command's working directory: tar's own option for it takes
     extract_to   the last command's                     backslashes for escapes
-    shown        a progress.Progress of the bytes read from source
+    shown        a progress.Progress of the bytes read from source; None where none is to be seen
 
     Returns the lines of _judge(). Raises Error where a command fails.
     """

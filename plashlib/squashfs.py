@@ -7,7 +7,7 @@ import os
 from plashlib import Error, namespaces
 
 MAGIC = b"hsqs"
-ALL_IDS = "4294967295"  # how many the initial user namespace maps
+ALL_IDS = 4294967295  # how many the initial user namespace maps
 FUSE = 3  # the descriptor of /dev/fuse that squashfuse gets
 
 
@@ -16,8 +16,7 @@ def mount(file, directory):
 
     What serves it ends by itself when that namespace and what was mounted on top of it are gone.
     """
-    with open("/proc/self/uid_map", encoding="utf-8") as ids:
-        may_mount = ids.read().split()[2] == ALL_IDS
+    may_mount = namespaces.mapped("uid") == ALL_IDS
     if may_mount and _run(["mount", "-t", "squashfs", "-o", "loop,ro", "--", file, directory]) == 0:
         return
     try:

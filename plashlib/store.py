@@ -126,9 +126,9 @@ class Image:
                 node = above
         except FileNotFoundError:
             for image in self.ancestry():
-                if os.path.islink(image.path + "/_data/root"):
-                    raise Error(f"image {image.id} is a link to {os.readlink(image.path + '/_data/root')},"
-                                " which is not there") from None
+                root = image.path + "/_data/root"
+                if os.path.islink(root) and not os.path.exists(root):
+                    raise Error(f"image {image.id} is a link to {os.readlink(root)}, which is not there") from None
             raise Error(f"no image: {self.id}") from None
         os.close(node)
         return fds
@@ -167,6 +167,11 @@ def image(text, allow_zero=False):
             raise
         raise Error(f"no image: {text}") from None
     return Image(directory)
+
+
+def is_below(inside, outside):
+    """Whether the path inside is the directory outside, or in it; both absolute and without symbolic links."""
+    return (inside + "/").startswith(outside.rstrip("/") + "/")
 
 
 def gone(img):

@@ -11,6 +11,7 @@ import tarfile
 import servers
 
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+LISTED = "%y %m %U:%G %P -> %l;\n"  # of find -printf
 
 
 def digest(content):
@@ -150,3 +151,9 @@ def push(plash, registry, name, layers, config=None):
 def pull(plash, ref):
     # Where there is no XDG_RUNTIME_DIR, skopeo looks for credentials in a directory that may be root's alone.
     return plash("pull:oci", "--tls-verify=false", ref, env={"XDG_RUNTIME_DIR": str(plash.place)})
+
+
+def tree(plash, number):
+    """All that is in the image, with modes, owners and targets of links, and the contents of files."""
+    listed = plash("mounted", number, "find", ".", "-printf", LISTED).ok().out
+    return sorted(listed.splitlines()), plash("mounted", number, "sh", "-c", "find . -type f | sort | xargs sha256sum").ok().out

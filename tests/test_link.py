@@ -6,20 +6,13 @@ import subprocess
 
 import pytest
 from conftest import LIBEXEC, ROOT, need, need_program, wait_for
-from layouts import BASE, write_layout
-
-LISTED = "%y %m %U:%G %P -> %l;\n"
+from layouts import BASE, tree, write_layout
 
 
 @pytest.fixture(scope="session", autouse=True)
 def tools():
     need_program("squashfuse", "mksquashfs")
     need(os.access("/dev/fuse", os.R_OK | os.W_OK), "/dev/fuse for all")
-
-
-def tree(plash, number):
-    listed = plash("mounted", number, "find", ".", "-printf", LISTED).ok().out
-    return sorted(listed.splitlines()), plash("mounted", number, "sh", "-c", "find . -type f | sort | xargs sha256sum").ok().out
 
 
 def served(file):
@@ -100,6 +93,10 @@ def test_an_image_of_another_store(plash, image):
     assert (plash.data / os.path.relpath(plash("nodepath", env).out.strip(), plash.data) / "_data/env").read_text() == "A=b"
     plash("rm", number).ok()
     plash("run", child, "true", env=other).ok()
+    # Of two links, the one that leads nowhere is told.
+    twice = plash("link", f"{other['PLASH_DATA']}/map/tools").id
+    plash("rm", child, env=other).ok()
+    assert plash("run", twice, "true").error.startswith(f"plash run: image {twice} is a link to ")
     plash("sudo", "rm", "-rf", other["PLASH_DATA"]).ok()
 
 

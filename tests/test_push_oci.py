@@ -9,9 +9,7 @@ import subprocess
 import engines
 import pytest
 from conftest import need_program, wait_for
-from layouts import BASE, changes, digest, pull, push, write_layout
-
-LISTED = "%y %m %U:%G %P -> %l;\n"
+from layouts import BASE, LISTED, changes, digest, pull, push, tree, write_layout
 
 
 def send(plash, number, ref, *options):
@@ -21,12 +19,6 @@ def send(plash, number, ref, *options):
 def inspect(plash, ref, *options):
     return json.loads(plash.run(["skopeo", "inspect", "--tls-verify=false", *options, ref],
                                 env={"XDG_RUNTIME_DIR": str(plash.place)}).ok().out)
-
-
-def tree(plash, number):
-    """All that is in the image, with modes, owners and targets of links, and the contents of files."""
-    listed = plash("mounted", number, "find", ".", "-printf", LISTED).ok().out
-    return sorted(listed.splitlines()), plash("mounted", number, "sh", "-c", "find . -type f | sort | xargs sha256sum").ok().out
 
 
 def tree_at(run, directory):

@@ -9,7 +9,8 @@ sys.path.insert(0, str(ROOT))
 NO_ARGUMENTS = {"clean", "doctor", "init", "mkdtemp", "shrink", "version"}
 TAKES_ANY = {"complete", "data", "help", "map", "pull:host", "pull:tarfile", "purge", "sudo", "tree", *NO_ARGUMENTS}
 WITH_ID = {"build": [], "check": ["dir"], "id": [], "mount": ["mnt"], "mounted": [], "nodepath": [], "parent": [], "rm": [],
-           "run": [], "run:persist": ["dir"], "push:dir": ["out"], "push:oci": ["oci:out"], "push:squashfs": ["out"], "push:tarfile": ["out.tar"], "stack": ["dir"]}
+           "run": [], "run:persist": ["dir"], "push:dir": ["out"], "push:oci": ["oci:out"], "push:squashfs": ["out"],
+           "push:tarfile": ["out.tar"], "stack": ["dir"]}
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - TAKES_ANY))
