@@ -1,4 +1,5 @@
 """Packaging; all but the list of executables is in setup.cfg."""
+
 from glob import glob
 
 from setuptools import setup

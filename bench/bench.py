@@ -17,6 +17,7 @@ Options:
   --only=WORDS  the tables to measure, by their first words, as in "start layers" [default: all]
   --write       write docs/benchmarks.md and its plots
 """
+
 import datetime
 import io
 import json
@@ -39,17 +40,29 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LAYERS = (1, 10, 50, 100, 250, 499)
 IMAGES = (10, 100, 1000, 10000)
 BIG = 500_000
-PODMAN = ("--runtime=runc --network=host --cgroup-manager=cgroupfs"
-          " --ulimit=nofile=1024:1024 --ulimit=nproc=1024:1024")
+PODMAN = (
+    "--runtime=runc --network=host --cgroup-manager=cgroupfs"
+    " --ulimit=nofile=1024:1024 --ulimit=nproc=1024:1024"
+)
 DOCKERD = "--bridge=none --iptables=false --ip6tables=false --storage-driver=overlay2"
-PEERS = {"podman": "podman --version", "docker": "docker --version", "buildah": "buildah --version", "bwrap": "bwrap --version",
-         "charliecloud": "ch-run --version", "proot": "dpkg-query -Wf '${Version}' proot", "systemd-nspawn": "systemd-nspawn --version",
-         "GNU tar": "tar --version", "hyperfine": "hyperfine --version"}
+PEERS = {
+    "podman": "podman --version",
+    "docker": "docker --version",
+    "buildah": "buildah --version",
+    "bwrap": "bwrap --version",
+    "charliecloud": "ch-run --version",
+    "proot": "dpkg-query -Wf '${Version}' proot",
+    "systemd-nspawn": "systemd-nspawn --version",
+    "GNU tar": "tar --version",
+    "hyperfine": "hyperfine --version",
+}
 
 
 def sh(code, **options):
     """Run shell code that has to succeed; returns its output without the last newline."""
-    done = subprocess.run(["sh", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    done = subprocess.run(
+        ["sh", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
     if done.returncode:
         raise RuntimeError(f"{code}: {done.stderr.strip()}")
     return done.stdout.rstrip("\n")
@@ -78,19 +91,30 @@ class Bench:
         medians = {name: statistics.median(each) for name, each in times.items()}
         for name, each in times.items():
             low, _, high = statistics.quantiles(each, n=4)
-            self.say(f"| {name} | {show(medians[name])} | {show((high - low) / 2)} |"
-                     f" {medians[name] / next(iter(medians.values())):.2f} | {peaks[name] / 1024:.0f} MiB |")
+            self.say(
+                f"| {name} | {show(medians[name])} | {show((high - low) / 2)} |"
+                f" {medians[name] / next(iter(medians.values())):.2f} | {peaks[name] / 1024:.0f} MiB |"
+            )
         if missing:
             self.say("\nLeft out: " + "; ".join(missing) + ".")
         return medians
 
     def grid(self, title, label, columns):
         """Print what columns hold, a dict of numbers to dicts of names to medians, with the ratios to the first of each column."""
-        self.say(f"\n### {title}\n\n| {label} | {' | '.join(f'{number:,}' for number in columns)} |\n|---|{'--:|' * len(columns)}")
+        self.say(
+            f"\n### {title}\n\n| {label} | {' | '.join(f'{number:,}' for number in columns)} |\n|---|{'--:|' * len(columns)}"
+        )
         for name in next(iter(columns.values())):
-            self.say(f"| {name} | " + " | ".join(
-                f"{show(column[name])} ({column[name] / next(iter(column.values())):.2f})" if name in column else "–"
-                for column in columns.values()) + " |")
+            self.say(
+                f"| {name} | "
+                + " | ".join(
+                    f"{show(column[name])} ({column[name] / next(iter(column.values())):.2f})"
+                    if name in column
+                    else "–"
+                    for column in columns.values()
+                )
+                + " |"
+            )
 
     def measure(self, commands, rounds=None, prepare=None, user=None):
         """Time commands in turn; returns dicts of names to times and to peaks of memory, and the names that failed, with why."""
@@ -118,10 +142,21 @@ class Bench:
         open(report, "w").close()
         if user:
             shutil.chown(report, user)
-        as_user = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": [],
-                   "env": self.environment(user), "cwd": pwd.getpwnam(user).pw_dir} if user else {}
+        as_user = (
+            {
+                "user": user,
+                "group": pwd.getpwnam(user).pw_gid,
+                "extra_groups": [],
+                "env": self.environment(user),
+                "cwd": pwd.getpwnam(user).pw_dir,
+            }
+            if user
+            else {}
+        )
         with tempfile.TemporaryFile("w+") as said:
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, **as_user)
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, **as_user
+            )
             said.seek(0)
             if done.returncode:
                 raise RuntimeError("fails here: " + " ".join(said.read().split())[-200:])
@@ -130,21 +165,38 @@ class Bench:
 
     def environment(self, user):
         """A user's environment: with their own store, beside root's."""
-        return {**os.environ, "PLASH_DATA": f"{self.place}/{user}", "HOME": pwd.getpwnam(user).pw_dir, "USER": user}
+        return {
+            **os.environ,
+            "PLASH_DATA": f"{self.place}/{user}",
+            "HOME": pwd.getpwnam(user).pw_dir,
+            "USER": user,
+        }
 
     def hyperfine(self, command, prepare, user):
         """The times of one round in ms: of one run, or of several where runs are short."""
         several = 1 if prepare else 5
         report = f"{self.place}/hyperfine.json"
-        words = ["hyperfine", "--shell=none", f"--runs={several}", f"--export-json={report}", "--style=none", command]
+        words = [
+            "hyperfine",
+            "--shell=none",
+            f"--runs={several}",
+            f"--export-json={report}",
+            "--style=none",
+            command,
+        ]
         if prepare:
             sh(prepare)
         if user:
             open(report, "w").close()
             shutil.chown(report, user)
             words = ["runuser", "-u", user, "--", *words]
-        subprocess.run(words, check=True, capture_output=True, env=self.environment(user) if user else None,
-                       cwd=pwd.getpwnam(user).pw_dir if user else None)
+        subprocess.run(
+            words,
+            check=True,
+            capture_output=True,
+            env=self.environment(user) if user else None,
+            cwd=pwd.getpwnam(user).pw_dir if user else None,
+        )
         with open(report, encoding="utf-8") as file:
             return [1000 * each for each in json.load(file)["results"][0]["times"]]
 
@@ -152,13 +204,19 @@ class Bench:
 
     def set_up(self):
         place = self.place
-        os.environ.update(PLASH_DATA=f"{place}/data", PATH=f"{place}/bin:{os.environ['PATH']}", USER=pwd.getpwuid(os.getuid()).pw_name)
+        os.environ.update(
+            PLASH_DATA=f"{place}/data",
+            PATH=f"{place}/bin:{os.environ['PATH']}",
+            USER=pwd.getpwuid(os.getuid()).pw_name,
+        )
         sh(f"make --silent -C {ROOT} install PREFIX={place} BUNDLE=")
         with open(f"{place}/bin/plash-run", encoding="utf-8") as file:
             self.python = file.readline()[2:].split()[0]
         self.bare = f"{self.python} -IS -c pass"
-        sh(f"plash pull:host && mkdir {place}/root && plash push:dir 1 {place}/root && plash push:tarfile 1 {place}/root.tar"
-           f" && cd {place}/root && mkdir -p dev proc sys tmp home")
+        sh(
+            f"plash pull:host && mkdir {place}/root && plash push:dir 1 {place}/root && plash push:tarfile 1 {place}/root.tar"
+            f" && cd {place}/root && mkdir -p dev proc sys tmp home"
+        )
         self.debian = f"{place}/debian.tar"
         if self.options["--debian"]:
             shutil.copy(self.options["--debian"], self.debian)
@@ -171,26 +229,40 @@ class Bench:
                 return sh(command + " 2>&1").splitlines()[0]
             except (RuntimeError, IndexError):
                 return "not installed"
+
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            cpu = next((line.partition(": ")[2].strip() for line in file if line.startswith("model name")), platform.machine())
+            cpu = next(
+                (line.partition(": ")[2].strip() for line in file if line.startswith("model name")),
+                platform.machine(),
+            )
         kind = sh(f"stat -f -c %T {self.place}")
-        self.say(f"{datetime.date.today()}, {os.cpu_count()} × {cpu}, Linux {platform.release().partition('-')[0]}, data on {kind},"
-                 f" {self.rounds} rounds. plash {first('plash version').split()[-1]}, Python {sh(self.python + ' -V').split()[1]}.\n")
+        self.say(
+            f"{datetime.date.today()}, {os.cpu_count()} × {cpu}, Linux {platform.release().partition('-')[0]}, data on {kind},"
+            f" {self.rounds} rounds. plash {first('plash version').split()[-1]}, Python {sh(self.python + ' -V').split()[1]}.\n"
+        )
         self.say("; ".join(f"{name}: {first(command)}" for name, command in PEERS.items()) + ".")
 
     def start(self):
         root = f"{self.place}/root"
         docker = self.docker
-        medians = self.table("Start of a command (`true`), as root" if os.getuid() == 0 else "Start of a command (`true`)", {
-            "python3 -IS -c pass": self.bare,
-            "plash-run": "plash-run 1 true", "plash run": "plash run 1 true",
-            "unshare + chroot": f"unshare -m chroot {root} true",
-            "bwrap": f"bwrap --bind {root} / --dev-bind /dev /dev --proc /proc true",
-            "charliecloud": f"ch-run {root} -- true", "proot": f"proot -r {root} -w / true",
-            "systemd-nspawn": f"systemd-nspawn -q --register=no --keep-unit -D {root} true",
-            "podman run": f"{self.podman} run --rm {PODMAN} bench true",
-            "docker run": f"{docker} run --rm --network=host bench true",
-            "buildah run": f"{self.buildah} run --isolation=chroot bench true"})
+        medians = self.table(
+            "Start of a command (`true`), as root"
+            if os.getuid() == 0
+            else "Start of a command (`true`)",
+            {
+                "python3 -IS -c pass": self.bare,
+                "plash-run": "plash-run 1 true",
+                "plash run": "plash run 1 true",
+                "unshare + chroot": f"unshare -m chroot {root} true",
+                "bwrap": f"bwrap --bind {root} / --dev-bind /dev /dev --proc /proc true",
+                "charliecloud": f"ch-run {root} -- true",
+                "proot": f"proot -r {root} -w / true",
+                "systemd-nspawn": f"systemd-nspawn -q --register=no --keep-unit -D {root} true",
+                "podman run": f"{self.podman} run --rm {PODMAN} bench true",
+                "docker run": f"{docker} run --rm --network=host bench true",
+                "buildah run": f"{self.buildah} run --isolation=chroot bench true",
+            },
+        )
         self.plot("start", "Start of a command, and the ratio to Python's own start", medians)
         user = self.options["--user"]
         if user:
@@ -198,30 +270,59 @@ class Bench:
             os.mkdir(data)
             shutil.chown(data, user, pwd.getpwnam(user).pw_gid)
             sh(f"chmod 755 {self.place} && chown -R {user} {root}")
-            sh(f"runuser -u {user} -- plash-pull:tarfile {self.place}/root.tar", env=self.environment(user))
-            self.table("Start of a command, as an ordinary user" + (
-                " with subordinate ids" if sh(f"grep -c ^{user}: /etc/subuid || :") != "0" else ""), {
-                "python3 -IS -c pass": self.bare,
-                "plash-run": "plash-run 1 true", "plash run": "plash run 1 true",
-                "bwrap": f"bwrap --bind {root} / --dev-bind /dev /dev --proc /proc true",
-                "charliecloud": f"ch-run {root} -- true", "proot": f"proot -r {root} -w / true"}, user=user)
+            sh(
+                f"runuser -u {user} -- plash-pull:tarfile {self.place}/root.tar",
+                env=self.environment(user),
+            )
+            self.table(
+                "Start of a command, as an ordinary user"
+                + (
+                    " with subordinate ids"
+                    if sh(f"grep -c ^{user}: /etc/subuid || :") != "0"
+                    else ""
+                ),
+                {
+                    "python3 -IS -c pass": self.bare,
+                    "plash-run": "plash-run 1 true",
+                    "plash run": "plash run 1 true",
+                    "bwrap": f"bwrap --bind {root} / --dev-bind /dev /dev --proc /proc true",
+                    "charliecloud": f"ch-run {root} -- true",
+                    "proot": f"proot -r {root} -w / true",
+                },
+                user=user,
+            )
 
     def steps(self):
         """Where the time of one run goes."""
         shutil.copy(f"{ROOT}/bench/steps.py", f"{self.place}/libexec/plash/steps.py")
-        command, user = [self.python, "-SE", f"{self.place}/libexec/plash/steps.py"], self.options["--user"]
+        command, user = (
+            [self.python, "-SE", f"{self.place}/libexec/plash/steps.py"],
+            self.options["--user"],
+        )
         columns = {sh("id -un"): self.step_medians(command)}
         if user:
-            columns["an ordinary user"] = self.step_medians(["runuser", "-u", user, "--", *command], self.environment(user))
-        self.say(f"\n### Where the time of `plash-run 1 true` goes\n\n| | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
+            columns["an ordinary user"] = self.step_medians(
+                ["runuser", "-u", user, "--", *command], self.environment(user)
+            )
+        self.say(
+            f"\n### Where the time of `plash-run 1 true` goes\n\n| | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}"
+        )
         for name in columns[sh("id -un")]:
-            self.say(f"| {name} | " + " | ".join(f"{column[name]:.2f} ms" for column in columns.values()) + " |")
-        self.say("\nThe interpreter's own start, without its end, and `true` with the end of the namespaces are the rest.")
+            self.say(
+                f"| {name} | "
+                + " | ".join(f"{column[name]:.2f} ms" for column in columns.values())
+                + " |"
+            )
+        self.say(
+            "\nThe interpreter's own start, without its end, and `true` with the end of the namespaces are the rest."
+        )
 
     def step_medians(self, command, env=None):
         found = {}
         for _ in range(self.rounds * 2):
-            for line in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env).stdout.splitlines():
+            for line in subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, check=True, env=env
+            ).stdout.splitlines():
                 took, _, name = line.partition(" ")
                 found.setdefault(name, []).append(float(took))
         return {name: statistics.median(each) for name, each in found.items()}
@@ -230,21 +331,33 @@ class Bench:
         """The commands of one lookup, and the cached `do`."""
         sh(f"plash do pull:tarfile {self.place}/root.tar && plash do build true")
         # hyperfine is a session's child; each of its runs finds the session's image as a script's lines do.
-        self.table("Lookups", {
-            "python3 -IS -c pass": self.bare, "plash-nodepath": "plash-nodepath 1", "plash-parent": "plash-parent 1",
-            "plash-id": "plash-id 1", "plash-map": "plash-map", "plash-data": "plash-data",
-            "plash-do pull:tarfile, cached": f"plash-do pull:tarfile {self.place}/root.tar",
-            "plash-cache build, cached": "plash-cache build 1 true"})
+        self.table(
+            "Lookups",
+            {
+                "python3 -IS -c pass": self.bare,
+                "plash-nodepath": "plash-nodepath 1",
+                "plash-parent": "plash-parent 1",
+                "plash-id": "plash-id 1",
+                "plash-map": "plash-map",
+                "plash-data": "plash-data",
+                "plash-do pull:tarfile, cached": f"plash-do pull:tarfile {self.place}/root.tar",
+                "plash-cache build, cached": "plash-cache build 1 true",
+            },
+        )
 
     def build(self):
         with open(f"{self.place}/Dockerfile", "w", encoding="utf-8") as file:
             file.write("FROM bench\nRUN true\n")
-        self.table("Build that does nothing (`true`)", {
-            "plash build": "plash build 1 true",
-            "plash build, PLASH_NO_SYNC=1": "env PLASH_NO_SYNC=1 plash build 1 true",
-            "buildah bud": f"{self.buildah} bud -q --isolation=chroot --no-cache -f {self.place}/Dockerfile {self.place}/root/tmp",
-            "docker build": f"env DOCKER_BUILDKIT=0 {self.docker} build -q --network=host --no-cache -f {self.place}/Dockerfile {self.place}/root/tmp"},
-            rounds=max(3, self.rounds // 4))
+        self.table(
+            "Build that does nothing (`true`)",
+            {
+                "plash build": "plash build 1 true",
+                "plash build, PLASH_NO_SYNC=1": "env PLASH_NO_SYNC=1 plash build 1 true",
+                "buildah bud": f"{self.buildah} bud -q --isolation=chroot --no-cache -f {self.place}/Dockerfile {self.place}/root/tmp",
+                "docker build": f"env DOCKER_BUILDKIT=0 {self.docker} build -q --network=host --no-cache -f {self.place}/Dockerfile {self.place}/root/tmp",
+            },
+            rounds=max(3, self.rounds // 4),
+        )
 
     def layers(self):
         """Start against the number of layers."""
@@ -258,18 +371,30 @@ class Bench:
                     sh(f"{engine} load -qi {archive} && {engine} tag layers:{number} layers")
                 except RuntimeError as error:
                     print(f"{engine}: {number} layers: {error}", file=sys.stderr)
-            image = sh(f"id=1; i=1; while [ $i -lt {number} ]; do d=$(plash mkdtemp); touch $d/$i;"
-                       " id=$(plash-stack $id $d); i=$((i+1)); done; echo $id", env=env)
-            times, _, _ = self.measure({
-                "plash-run": f"plash-run {image} true",
-                "podman run": f"{self.podman} run --rm {PODMAN} layers:{number} true",
-                "docker run": f"{self.docker} run --rm --network=host layers:{number} true"}, rounds=max(3, self.rounds // 4))
+            image = sh(
+                f"id=1; i=1; while [ $i -lt {number} ]; do d=$(plash mkdtemp); touch $d/$i;"
+                " id=$(plash-stack $id $d); i=$((i+1)); done; echo $id",
+                env=env,
+            )
+            times, _, _ = self.measure(
+                {
+                    "plash-run": f"plash-run {image} true",
+                    "podman run": f"{self.podman} run --rm {PODMAN} layers:{number} true",
+                    "docker run": f"{self.docker} run --rm --network=host layers:{number} true",
+                },
+                rounds=max(3, self.rounds // 4),
+            )
             columns[number] = {name: statistics.median(each) for name, each in times.items()}
             if image != "1":
-                sh(f"plash rm $(p={image}; while q=$(plash parent $p); [ $q != 1 ]; do p=$q; done; echo $p); plash clean")
+                sh(
+                    f"plash rm $(p={image}; while q=$(plash parent $p); [ $q != 1 ]; do p=$q; done; echo $p); plash clean"
+                )
         self.grid("Start against the number of layers", "layers", columns)
-        self.say("\n–: podman and docker refuse as many (\"max depth exceeded\").")
-        series = {name: [(number, column[name]) for number, column in columns.items() if name in column] for name in columns[1]}
+        self.say('\n–: podman and docker refuse as many ("max depth exceeded").')
+        series = {
+            name: [(number, column[name]) for number, column in columns.items() if name in column]
+            for name in columns[1]
+        }
         self.plot("layers", "Start of a command against the number of layers", series, "layers")
 
     def archives(self):
@@ -280,39 +405,75 @@ class Bench:
         exclude = "" if os.getuid() == 0 else "--exclude=./dev/* "
         # Beside the images: where a filesystem puts a new directory's files can make a difference of ten times.
         plain = f"tar -xp --numeric-owner --xattrs --xattrs-include=* {exclude}-C {place}/out -f"
-        reset = (f"{inside}rm -rf {place}/out; mkdir {place}/out; rm -f {place}/out.tar; for id in $(ls {place}/data/index); do"
-                 " [ $id -le 1 ] || plash rm $id; done; plash clean;"
-                 f" {self.podman} rmi -f imported; {self.docker} rmi -f imported; :")
-        for name, source, expand in (".tar", self.debian, "cat"), (".tar.xz", self.debian + ".xz", "xz -T0 -dc"):
-            self.table(f"Import of a Debian, {name}", {
-                "tar -x": f"{inside}sh -c '{expand} {source} | {plain} -'" if name == ".tar.xz" else f"{inside}{plain} {source}",
-                "plash pull:tarfile": f"plash-pull:tarfile {source}",
-                "plash pull:tarfile, PLASH_NO_SYNC=1": f"env PLASH_NO_SYNC=1 plash-pull:tarfile {source}",
-                "podman import": f"{self.podman} import -q {source} imported",
-                "docker import": f"{self.docker} import {source} imported"}, few, reset)
+        reset = (
+            f"{inside}rm -rf {place}/out; mkdir {place}/out; rm -f {place}/out.tar; for id in $(ls {place}/data/index); do"
+            " [ $id -le 1 ] || plash rm $id; done; plash clean;"
+            f" {self.podman} rmi -f imported; {self.docker} rmi -f imported; :"
+        )
+        for name, source, expand in (
+            (".tar", self.debian, "cat"),
+            (".tar.xz", self.debian + ".xz", "xz -T0 -dc"),
+        ):
+            self.table(
+                f"Import of a Debian, {name}",
+                {
+                    "tar -x": f"{inside}sh -c '{expand} {source} | {plain} -'"
+                    if name == ".tar.xz"
+                    else f"{inside}{plain} {source}",
+                    "plash pull:tarfile": f"plash-pull:tarfile {source}",
+                    "plash pull:tarfile, PLASH_NO_SYNC=1": f"env PLASH_NO_SYNC=1 plash-pull:tarfile {source}",
+                    "podman import": f"{self.podman} import -q {source} imported",
+                    "docker import": f"{self.docker} import {source} imported",
+                },
+                few,
+                reset,
+            )
         sh(reset)
         number = sh(f"plash pull:tarfile {self.debian}")
         layer = sh(f"plash nodepath {number}") + "/_data/root"
         engines = {}
         for engine, words in ("podman", self.podman), ("docker", self.docker):
             try:
-                sh(f"{words} import {self.debian} debian && {words} create --name debian debian true")
+                sh(
+                    f"{words} import {self.debian} debian && {words} create --name debian debian true"
+                )
             except RuntimeError as error:
                 print(error, file=sys.stderr)
             engines[f"{engine} export"] = f"{words} export -o {place}/out.tar debian"
-        self.table("Export of a Debian, .tar", {
-            "tar -c of its one layer": f"{inside}tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} -f {place}/out.tar .",
-            "plash push:tarfile": f"plash-push:tarfile {number} {place}/out.tar",
-            "plash push:tarfile, PLASH_NO_SYNC=1": f"env PLASH_NO_SYNC=1 plash-push:tarfile {number} {place}/out.tar",
-            **engines}, few, f"rm -f {place}/out.tar")
-        self.table("Export of a Debian, .tar.zst", {
-            "tar -c | zstd -T0": f"{inside}sh -c 'tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} . | zstd -qT0 >{place}/out.tar.zst'",
-            "plash push:tarfile": f"plash-push:tarfile {number} {place}/out.tar.zst"}, few, f"rm -f {place}/out.tar.zst")
-        again = (f"plash clean; {inside}rm -rf {place}/out; mkdir {place}/out; {inside}{plain} {self.debian};"
-                 f" plash map gone $(plash pull:tarfile {self.debian})")
-        self.table("Removal of a Debian", {
-            "rm -rf of its files": f"{inside}rm -rf {place}/out", "plash rm": "sh -c 'plash rm $(plash map gone)'",
-            "plash rm && plash clean": "sh -c 'plash rm $(plash map gone) && plash clean'"}, few, again)
+        self.table(
+            "Export of a Debian, .tar",
+            {
+                "tar -c of its one layer": f"{inside}tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} -f {place}/out.tar .",
+                "plash push:tarfile": f"plash-push:tarfile {number} {place}/out.tar",
+                "plash push:tarfile, PLASH_NO_SYNC=1": f"env PLASH_NO_SYNC=1 plash-push:tarfile {number} {place}/out.tar",
+                **engines,
+            },
+            few,
+            f"rm -f {place}/out.tar",
+        )
+        self.table(
+            "Export of a Debian, .tar.zst",
+            {
+                "tar -c | zstd -T0": f"{inside}sh -c 'tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} . | zstd -qT0 >{place}/out.tar.zst'",
+                "plash push:tarfile": f"plash-push:tarfile {number} {place}/out.tar.zst",
+            },
+            few,
+            f"rm -f {place}/out.tar.zst",
+        )
+        again = (
+            f"plash clean; {inside}rm -rf {place}/out; mkdir {place}/out; {inside}{plain} {self.debian};"
+            f" plash map gone $(plash pull:tarfile {self.debian})"
+        )
+        self.table(
+            "Removal of a Debian",
+            {
+                "rm -rf of its files": f"{inside}rm -rf {place}/out",
+                "plash rm": "sh -c 'plash rm $(plash map gone)'",
+                "plash rm && plash clean": "sh -c 'plash rm $(plash map gone) && plash clean'",
+            },
+            few,
+            again,
+        )
         sh(f"{inside}rm -rf {place}/out; plash rm {number}; plash clean")
 
     def images(self):
@@ -321,27 +482,49 @@ class Bench:
         for number in IMAGES:
             env = {**os.environ, "PLASH_DATA": f"{self.place}/many", "PLASH_NO_SYNC": "1"}
             sh(f"plash pull:tarfile {self.place}/root.tar", env=env)
-            subprocess.run([self.python, "-c", MANY, str(number - 1)], env={**env, "PYTHONPATH": f"{self.place}/libexec/plash"}, check=True)
+            subprocess.run(
+                [self.python, "-c", MANY, str(number - 1)],
+                env={**env, "PYTHONPATH": f"{self.place}/libexec/plash"},
+                check=True,
+            )
             old, os.environ["PLASH_DATA"] = os.environ["PLASH_DATA"], env["PLASH_DATA"]
             sh("plash map name 1")
-            times, _, _ = self.measure({
-                "python3 -IS -c pass": self.bare, "plash-nodepath": f"plash-nodepath {number}", "plash-map": "plash-map",
-                "plash-run": "plash-run 1 true", "plash-clean": "plash-clean"})
+            times, _, _ = self.measure(
+                {
+                    "python3 -IS -c pass": self.bare,
+                    "plash-nodepath": f"plash-nodepath {number}",
+                    "plash-map": "plash-map",
+                    "plash-run": "plash-run 1 true",
+                    "plash-clean": "plash-clean",
+                }
+            )
             copy = f"{self.place}/copy"
-            shrinks, _, _ = self.measure({"plash-shrink": f"env PLASH_DATA={copy} plash-shrink"}, 3,
-                                         f"[ ! -e {copy} ] || plash sudo rm -rf {copy}; cp -a {self.place}/many {copy}")
-            columns[number] = {name: statistics.median(each) for name, each in {**times, **shrinks}.items()}
+            shrinks, _, _ = self.measure(
+                {"plash-shrink": f"env PLASH_DATA={copy} plash-shrink"},
+                3,
+                f"[ ! -e {copy} ] || plash sudo rm -rf {copy}; cp -a {self.place}/many {copy}",
+            )
+            columns[number] = {
+                name: statistics.median(each) for name, each in {**times, **shrinks}.items()
+            }
             os.environ["PLASH_DATA"] = old
             sh(f"plash sudo rm -rf {self.place}/many {copy}")
         self.grid("Commands against the number of images", "images", columns)
 
     def parallel(self):
         """Many runs: what they cost at once, and what they leave."""
+
         def spent(work):
             before, begun = os.times(), time.monotonic()
             work()
             after = os.times()
-            return after.children_user + after.children_system - before.children_user - before.children_system, time.monotonic() - begun
+            return (
+                after.children_user
+                + after.children_system
+                - before.children_user
+                - before.children_system,
+                time.monotonic() - begun,
+            )
 
         def in_turn(number=200):
             for _ in range(number):
@@ -354,20 +537,32 @@ class Bench:
         def left():
             with open("/proc/self/mountinfo", encoding="utf-8") as file:
                 mounts = len(file.readlines())
-            return mounts, len(os.listdir(f"{self.place}/data/tmp")), sum(
-                1 for pid in os.listdir("/proc") if pid.isdigit() and f"{self.place}/data" in mountinfo(pid))
+            return (
+                mounts,
+                len(os.listdir(f"{self.place}/data/tmp")),
+                sum(
+                    1
+                    for pid in os.listdir("/proc")
+                    if pid.isdigit() and f"{self.place}/data" in mountinfo(pid)
+                ),
+            )
+
         ratios, walls = [], []
         for _ in range(max(3, self.rounds // 4)):
             (one, wall), (many, wall_many) = spent(in_turn), spent(at_once)
             ratios.append(many / one)
             walls.append(wall_many / wall)
-        self.say(f"\n### Two hundred at once\n\n200 `plash-run 1 true` at once take {statistics.median(ratios):.2f} times the cpu time of"
-                 f" 200 in turn ({min(ratios):.2f} to {max(ratios):.2f}), and {statistics.median(walls):.2f} of their time.")
+        self.say(
+            f"\n### Two hundred at once\n\n200 `plash-run 1 true` at once take {statistics.median(ratios):.2f} times the cpu time of"
+            f" 200 in turn ({min(ratios):.2f} to {max(ratios):.2f}), and {statistics.median(walls):.2f} of their time."
+        )
         before = left()
         in_turn(1000)
         after = left()
-        self.say("\n### One thousand in turn\n\nMounts, entries in tmp/, and processes that have the store mounted: before"
-                 f" {before}, after {after}.")
+        self.say(
+            "\n### One thousand in turn\n\nMounts, entries in tmp/, and processes that have the store mounted: before"
+            f" {before}, after {after}."
+        )
 
     def big(self):
         """An image of many files."""
@@ -377,22 +572,44 @@ class Bench:
             for number in range(BIG):
                 if number % 1000 == 0:
                     tar.addfile(entry(f"many/{number // 1000}", tarfile.DIRTYPE))
-                tar.addfile(entry(f"many/{number // 1000}/{number}", size=64), io.BytesIO(b"x" * 64))
+                tar.addfile(
+                    entry(f"many/{number // 1000}/{number}", size=64), io.BytesIO(b"x" * 64)
+                )
         inside, out = "" if os.getuid() == 0 else "plash sudo ", f"{self.place}/out"
-        self.table(f"Import of {BIG:,} files", {
-            "tar -x": f"{inside}tar -xp --numeric-owner --xattrs --xattrs-include=* -C {out} -f {source}",
-            "plash pull:tarfile": f"plash-pull:tarfile {source}"}, 2,
-            f"{inside}rm -rf {out}; mkdir {out}; for id in $(ls {self.place}/data/index); do [ $id -le 1 ] || plash rm $id; done; plash clean")
+        self.table(
+            f"Import of {BIG:,} files",
+            {
+                "tar -x": f"{inside}tar -xp --numeric-owner --xattrs --xattrs-include=* -C {out} -f {source}",
+                "plash pull:tarfile": f"plash-pull:tarfile {source}",
+            },
+            2,
+            f"{inside}rm -rf {out}; mkdir {out}; for id in $(ls {self.place}/data/index); do [ $id -le 1 ] || plash rm $id; done; plash clean",
+        )
         number = sh(f"plash pull:tarfile {source}")
         layer = sh(f"plash nodepath {number}") + "/_data/root"
-        self.table(f"Export of {BIG:,} files", {
-            "tar -c": f"{inside}tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} -f {self.place}/out.tar .",
-            "plash push:tarfile": f"plash-push:tarfile {number} {self.place}/out.tar"}, 2, f"rm -f {self.place}/out.tar")
-        self.table(f"Start and build on {BIG:,} files", {
-            "plash-run": f"plash-run {number} true", "plash build": f"plash build {number} true"}, 3)
-        self.table(f"Removal of {BIG:,} files", {
-            "rm -rf": f"{inside}rm -rf {out}", "plash rm && plash clean": "sh -c 'plash rm $(plash map gone) && plash clean'"}, 2,
-            f"{inside}rm -rf {out}; mkdir {out}; {inside}tar -xp -C {out} -f {source}; plash map gone $(plash pull:tarfile {source})")
+        self.table(
+            f"Export of {BIG:,} files",
+            {
+                "tar -c": f"{inside}tar -c --numeric-owner --xattrs --xattrs-include=* -C {layer} -f {self.place}/out.tar .",
+                "plash push:tarfile": f"plash-push:tarfile {number} {self.place}/out.tar",
+            },
+            2,
+            f"rm -f {self.place}/out.tar",
+        )
+        self.table(
+            f"Start and build on {BIG:,} files",
+            {"plash-run": f"plash-run {number} true", "plash build": f"plash build {number} true"},
+            3,
+        )
+        self.table(
+            f"Removal of {BIG:,} files",
+            {
+                "rm -rf": f"{inside}rm -rf {out}",
+                "plash rm && plash clean": "sh -c 'plash rm $(plash map gone) && plash clean'",
+            },
+            2,
+            f"{inside}rm -rf {out}; mkdir {out}; {inside}tar -xp -C {out} -f {source}; plash map gone $(plash pull:tarfile {source})",
+        )
 
     def plot(self, name, title, values, label=None):
         self.plots[name] = plot.lines(title, label, values) if label else plot.bars(title, values)
@@ -402,17 +619,36 @@ class Bench:
     def engines(self):
         """podman with its data in self.place, and a dockerd that does the same, for root, where there is one."""
         place = self.place
-        self.podman = f"podman --root {place}/podman --runroot {place}/podman-run --cgroup-manager=cgroupfs"
+        self.podman = (
+            f"podman --root {place}/podman --runroot {place}/podman-run --cgroup-manager=cgroupfs"
+        )
         self.buildah = f"buildah --root {place}/podman --runroot {place}/podman-run"
         self.docker = f"docker -H unix://{place}/docker.sock"
         daemon = None
         if os.getuid() == 0 and shutil.which("dockerd"):
             with open(f"{place}/dockerd.log", "wb") as log:
-                daemon = subprocess.Popen(["dockerd", *DOCKERD.split(), "-H", f"unix://{place}/docker.sock", "--data-root", f"{place}/docker",
-                                           "--exec-root", f"{place}/docker-run", "--pidfile", f"{place}/docker.pid"], stderr=log)
+                daemon = subprocess.Popen(
+                    [
+                        "dockerd",
+                        *DOCKERD.split(),
+                        "-H",
+                        f"unix://{place}/docker.sock",
+                        "--data-root",
+                        f"{place}/docker",
+                        "--exec-root",
+                        f"{place}/docker-run",
+                        "--pidfile",
+                        f"{place}/docker.pid",
+                    ],
+                    stderr=log,
+                )
             end = time.monotonic() + 60
-            while time.monotonic() < end and subprocess.run(
-                    [*self.docker.split(), "version"], capture_output=True).returncode:
+            while (
+                time.monotonic() < end
+                and subprocess.run(
+                    [*self.docker.split(), "version"], capture_output=True
+                ).returncode
+            ):
                 time.sleep(0.5)
         try:
             for words in self.podman, self.docker:
@@ -420,13 +656,19 @@ class Bench:
                     sh(f"{words} import {place}/root.tar bench")
                 except RuntimeError as error:
                     print(error, file=sys.stderr)
-            subprocess.run(f"{self.buildah} from --name bench bench", shell=True, capture_output=True)
+            subprocess.run(
+                f"{self.buildah} from --name bench bench", shell=True, capture_output=True
+            )
             yield
         finally:
             if daemon:
                 daemon.terminate()
                 daemon.wait()
-            subprocess.run(f"{self.podman} rm -fa; {self.buildah} rm -a; umount {place}/podman/overlay {place}/docker-run/netns/default {place}/docker", shell=True, capture_output=True)
+            subprocess.run(
+                f"{self.podman} rm -fa; {self.buildah} rm -a; umount {place}/podman/overlay {place}/docker-run/netns/default {place}/docker",
+                shell=True,
+                capture_output=True,
+            )
 
 
 # Makes so many images, each on image 1, in one process.
@@ -468,6 +710,7 @@ def add_tree(tar, source):
 def write_layers(archive, root, number):
     """A docker-archive of an image with that many layers, root's and one file each, named layers:NUMBER."""
     import hashlib
+
     layers = [root]
     for extra in range(1, number):
         layer = io.BytesIO()
@@ -482,11 +725,26 @@ def write_layers(archive, root, number):
                     layer = file.read()
             digests.append(hashlib.sha256(layer).hexdigest())
             tar.addfile(entry(f"{index}.tar", size=len(layer)), io.BytesIO(layer))
-        config = json.dumps({"architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
-                             "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": ["sha256:" + each for each in digests]},
-                             "history": [{"created_by": "bench"}] * number}).encode()
-        manifest = json.dumps([{"Config": "config.json", "RepoTags": [f"layers:{number}"],
-                                "Layers": [f"{index}.tar" for index in range(number)]}]).encode()
+        config = json.dumps(
+            {
+                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(
+                    platform.machine(), platform.machine()
+                ),
+                "os": "linux",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": ["sha256:" + each for each in digests]},
+                "history": [{"created_by": "bench"}] * number,
+            }
+        ).encode()
+        manifest = json.dumps(
+            [
+                {
+                    "Config": "config.json",
+                    "RepoTags": [f"layers:{number}"],
+                    "Layers": [f"{index}.tar" for index in range(number)],
+                }
+            ]
+        ).encode()
         for name, content in ("config.json", config), ("manifest.json", manifest):
             tar.addfile(entry(name, size=len(content)), io.BytesIO(content))
 
@@ -497,10 +755,21 @@ def main(options):
     try:
         bench.set_up()
         with bench.engines():
-            bench.say("# Benchmarks\n\nWritten by `make bench`; see bench/bench.py. Ratios are to the first row of a table. The peak is"
-                      " that of the\nlargest process of the command; for docker, that of its client alone.\n")
+            bench.say(
+                "# Benchmarks\n\nWritten by `make bench`; see bench/bench.py. Ratios are to the first row of a table. The peak is"
+                " that of the\nlargest process of the command; for docker, that of its client alone.\n"
+            )
             bench.host()
-            for part in "start", "steps", "lookups", "build", "layers", "archives", "images", "parallel":
+            for part in (
+                "start",
+                "steps",
+                "lookups",
+                "build",
+                "layers",
+                "archives",
+                "images",
+                "parallel",
+            ):
                 if bench.wanted(part):
                     getattr(bench, part)()
             if options["--big"] and bench.wanted("big"):
@@ -508,12 +777,15 @@ def main(options):
     finally:
         subprocess.run([f"{place}/bin/plash", "sudo", "rm", "-rf", place], check=True)
     if options["--write"]:
-        for name, drawn in {"benchmarks.md": "\n".join(bench.text) + "\n",
-                            **{f"{name}.svg": drawn for name, drawn in bench.plots.items()}}.items():
+        for name, drawn in {
+            "benchmarks.md": "\n".join(bench.text) + "\n",
+            **{f"{name}.svg": drawn for name, drawn in bench.plots.items()},
+        }.items():
             with open(f"{ROOT}/docs/{name}", "w", encoding="utf-8") as file:
                 file.write(drawn)
 
 
 if __name__ == "__main__":
     import docopt
+
     sys.exit(main(docopt.docopt(__doc__)))

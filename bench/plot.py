@@ -1,10 +1,13 @@
 """Plots as SVG, from numbers alone: horizontal bars, and lines; the scales of times are logarithmic."""
+
 import math
 from xml.sax.saxutils import escape
 
 COLOURS = ("#2266aa", "#cc5522", "#228855", "#8844aa")
-STYLE = ('<style>text{font:13px sans-serif;fill:#222}.t{font-weight:bold}.g{stroke:#ccc}'
-         '@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}}</style>')
+STYLE = (
+    "<style>text{font:13px sans-serif;fill:#222}.t{font-weight:bold}.g{stroke:#ccc}"
+    "@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}}</style>"
+)
 
 
 def bars(title, values):
@@ -16,15 +19,21 @@ def bars(title, values):
 
     def x(value):
         return left + width * (math.log10(value) - low) / (high - low)
-    body = [f'<line class="g" x1="{x(10 ** n):.0f}" x2="{x(10 ** n):.0f}" y1="34" y2="{40 + height * len(values)}"/>'
-            f'<text x="{x(10 ** n):.0f}" y="{56 + height * len(values)}" text-anchor="middle">{10 ** n:g} ms</text>'
-            for n in range(low, math.ceil(high)) if n <= high]
+
+    body = [
+        f'<line class="g" x1="{x(10**n):.0f}" x2="{x(10**n):.0f}" y1="34" y2="{40 + height * len(values)}"/>'
+        f'<text x="{x(10**n):.0f}" y="{56 + height * len(values)}" text-anchor="middle">{10**n:g} ms</text>'
+        for n in range(low, math.ceil(high))
+        if n <= high
+    ]
     for number, (name, value) in enumerate(values.items()):
         y = 38 + height * number
-        body.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
-                    f'<rect x="{left}" y="{y}" width="{x(value) - left:.0f}" height="{height - 6}"'
-                    f' fill="{COLOURS[0] if name.startswith("plash") else "#999999"}"/>'
-                    f'<text x="{x(value) + 6:.0f}" y="{y + 13}">{value / first:.1f}</text>')
+        body.append(
+            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
+            f'<rect x="{left}" y="{y}" width="{x(value) - left:.0f}" height="{height - 6}"'
+            f' fill="{COLOURS[0] if name.startswith("plash") else "#999999"}"/>'
+            f'<text x="{x(value) + 6:.0f}" y="{y + 13}">{value / first:.1f}</text>'
+        )
     return _svg(title, left + width + 60, 66 + height * len(values), body)
 
 
@@ -37,25 +46,40 @@ def lines(title, label, series):
     high = math.ceil(math.log10(max(value for _, value in points)))
 
     def place(number, value):
-        return left + width * number / most, top + height * (high - math.log10(value)) / (high - low)
+        return left + width * number / most, top + height * (high - math.log10(value)) / (
+            high - low
+        )
+
     body = []
     for power in range(low, high + 1):
-        _, y = place(0, 10 ** power)
-        body.append(f'<line class="g" x1="{left}" x2="{left + width}" y1="{y:.0f}" y2="{y:.0f}"/>'
-                    f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{10 ** power:g} ms</text>')
+        _, y = place(0, 10**power)
+        body.append(
+            f'<line class="g" x1="{left}" x2="{left + width}" y1="{y:.0f}" y2="{y:.0f}"/>'
+            f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{10**power:g} ms</text>'
+        )
     for number in sorted({number for number, _ in points}):
-        x, _ = place(number, 10 ** low)
+        x, _ = place(number, 10**low)
         if number == 1 or number >= most / 12:
-            body.append(f'<text x="{x:.0f}" y="{top + height + 18}" text-anchor="middle">{number}</text>')
+            body.append(
+                f'<text x="{x:.0f}" y="{top + height + 18}" text-anchor="middle">{number}</text>'
+            )
     for (name, line), colour in zip(series.items(), COLOURS):
         path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
         x, y = place(*line[-1])
-        body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
-                    f'<text x="{x + 6:.0f}" y="{y + 4:.0f}" style="fill:{colour}">{escape(name)}</text>')
-    body.append(f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">{escape(label)}</text>')
+        body.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            f'<text x="{x + 6:.0f}" y="{y + 4:.0f}" style="fill:{colour}">{escape(name)}</text>'
+        )
+    body.append(
+        f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">{escape(label)}</text>'
+    )
     return _svg(title, left + width + 110, top + height + 50, body)
 
 
 def _svg(title, width, height, body):
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-            f'{STYLE}\n<text class="t" x="12" y="20">{escape(title)}</text>\n' + "\n".join(body) + "\n</svg>\n")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'{STYLE}\n<text class="t" x="12" y="20">{escape(title)}</text>\n'
+        + "\n".join(body)
+        + "\n</svg>\n"
+    )

@@ -2,6 +2,7 @@
 
 The first step, until Python runs this, is what a caller measures.
 """
+
 import time
 
 begun = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
@@ -17,7 +18,11 @@ from plashlib import container, namespaces, store
 
 step("imports")
 image = store.image("1")
-place, binds, passed = container.working_directory(), container.host_binds(), container.environment()
+place, binds, passed = (
+    container.working_directory(),
+    container.host_binds(),
+    container.environment(),
+)
 step("the image, the environment")
 namespaces._call("getppid")
 step("libc (_ctypes)")

@@ -5,6 +5,7 @@ Usage: python3 docs/record.py
 
 The session has a home and a store of its own, which are removed afterwards.
 """
+
 import os
 import pty
 import re
@@ -33,8 +34,16 @@ TYPING, LONGEST, END = 0.035, 1.2, 4.0  # seconds: for a character, for a comman
 
 def session(place):
     """Run the commands in a bash on a terminal; yields each with the seconds that it took and what it printed."""
-    env = {"PATH": f"{os.path.dirname(HERE)}/bin:{os.environ['PATH']}", "HOME": place, "TERM": "xterm", "LANG": "C.UTF-8",
-           "PS1": MARK, "PS2": "", "COLUMNS": str(COLUMNS), "TIMEFORMAT": "%R seconds"}
+    env = {
+        "PATH": f"{os.path.dirname(HERE)}/bin:{os.environ['PATH']}",
+        "HOME": place,
+        "TERM": "xterm",
+        "LANG": "C.UTF-8",
+        "PS1": MARK,
+        "PS2": "",
+        "COLUMNS": str(COLUMNS),
+        "TIMEFORMAT": "%R seconds",
+    }
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(place)
@@ -45,13 +54,20 @@ def session(place):
         while not read.endswith(MARK.encode()):
             read += os.read(terminal, 4096)
         return read.decode().removesuffix(MARK)
+
     until_prompt()
-    subprocess.run(["stty", "-echo", "cols", str(COLUMNS), "rows", str(ROWS)], stdin=terminal, check=True)
+    subprocess.run(
+        ["stty", "-echo", "cols", str(COLUMNS), "rows", str(ROWS)], stdin=terminal, check=True
+    )
     for command in COMMANDS:
         begun = time.monotonic()
         os.write(terminal, command.encode() + b"\n")
         output = until_prompt()
-        yield command, time.monotonic() - begun, re.sub(r"[^\n]*\r\x1b\[K|\x1b\[[0-9;?]*[a-zA-Z]|\r", "", output)
+        yield (
+            command,
+            time.monotonic() - begun,
+            re.sub(r"[^\n]*\r\x1b\[K|\x1b\[[0-9;?]*[a-zA-Z]|\r", "", output),
+        )
     os.write(terminal, b"exit\n")
     os.waitpid(pid, 0)
 
@@ -69,18 +85,30 @@ def draw(steps):
     css = ["text{font:14px ui-monospace,monospace;white-space:pre}.c{fill:#fff}.o{fill:#9fd3a8}"]
     body = []
     for number, (at, kind, line) in enumerate(shown):
-        css.append(f"@keyframes k{number}{{0%,{100 * at / end:.2f}%{{opacity:0}}{100 * at / end + 0.01:.2f}%,100%{{opacity:1}}}}"
-                   f"#l{number}{{animation:k{number} {end:.1f}s infinite}}")
-        body.append(f'<text class="{kind}" id="l{number}" x="{LEFT}" y="{TOP + LINE * (number + 1)}">{escape(line)}</text>')
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" xml:space="preserve" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-            f"<title>A session with plash</title>\n<style>{chr(10).join(css)}</style>\n"
-            f'<rect width="{width}" height="{height}" rx="8" fill="#1c2128"/>\n' + "\n".join(body) + "\n</svg>\n")
+        css.append(
+            f"@keyframes k{number}{{0%,{100 * at / end:.2f}%{{opacity:0}}{100 * at / end + 0.01:.2f}%,100%{{opacity:1}}}}"
+            f"#l{number}{{animation:k{number} {end:.1f}s infinite}}"
+        )
+        body.append(
+            f'<text class="{kind}" id="l{number}" x="{LEFT}" y="{TOP + LINE * (number + 1)}">{escape(line)}</text>'
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xml:space="preserve" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f"<title>A session with plash</title>\n<style>{chr(10).join(css)}</style>\n"
+        f'<rect width="{width}" height="{height}" rx="8" fill="#1c2128"/>\n'
+        + "\n".join(body)
+        + "\n</svg>\n"
+    )
 
 
 def main():
     with tempfile.TemporaryDirectory() as place:
         drawn = draw(session(place))
-        subprocess.run([f"{HERE}/../bin/plash", "purge", "--yes"], env={**os.environ, "HOME": place, "PLASH_DATA": ""}, check=True)
+        subprocess.run(
+            [f"{HERE}/../bin/plash", "purge", "--yes"],
+            env={**os.environ, "HOME": place, "PLASH_DATA": ""},
+            check=True,
+        )
     with open(f"{HERE}/session.svg", "w", encoding="utf-8") as file:
         file.write(drawn)
 

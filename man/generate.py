@@ -6,6 +6,7 @@ Usage: generate.py DIRECTORY
 The text becomes reStructuredText, and docutils' manpage writer makes a page of that. The variables
 are those of the table of settings in the README.
 """
+
 import os
 import re
 import sys
@@ -32,7 +33,9 @@ EXIT_STATUS = [
     ("127", "The command to run is not found."),
     ("130", "Interrupted by Ctrl-C."),
 ]
-EXIT_STATUS_OF_OTHERS = "`plash run` and others that run a command in their place end as that command does."
+EXIT_STATUS_OF_OTHERS = (
+    "`plash run` and others that run a command in their place end as that command does."
+)
 
 
 def literal(text):
@@ -43,8 +46,10 @@ def literal(text):
 def prose(text):
     """Text in which `code` in backquotes becomes bold, and nothing else is markup."""
     parts = re.split(r"`([^`]+)`", text)
-    return "".join(f"\\ **{literal(' '.join(part.split()))}**\\ " if index % 2 else literal(part)
-                   for index, part in enumerate(parts))
+    return "".join(
+        f"\\ **{literal(' '.join(part.split()))}**\\ " if index % 2 else literal(part)
+        for index, part in enumerate(parts)
+    )
 
 
 def section(name, content):
@@ -64,7 +69,10 @@ def synopsis(doc):
 
 def description(paragraphs):
     """Paragraphs as they are; one that is indented is code."""
-    return "\n".join("::\n\n" + each + "\n" if each.startswith(" ") else prose(each) + "\n" for each in paragraphs)
+    return "\n".join(
+        "::\n\n" + each + "\n" if each.startswith(" ") else prose(each) + "\n"
+        for each in paragraphs
+    )
 
 
 def options(paragraph):
@@ -73,7 +81,9 @@ def options(paragraph):
     for line in paragraph.splitlines()[1:]:
         if line.lstrip().startswith("-"):
             option, _, meaning = line.strip().partition("  ")
-            entries.append([re.sub(r"\b[A-Z]+\b", r"\\ *\g<0>*\\ ", literal(option)), meaning.strip()])
+            entries.append(
+                [re.sub(r"\b[A-Z]+\b", r"\\ *\g<0>*\\ ", literal(option)), meaning.strip()]
+            )
         else:
             entries[-1][1] += " " + line.strip()
     return "".join(f"{option}\n    {prose(meaning)}\n\n" for option, meaning in entries)
@@ -81,14 +91,29 @@ def options(paragraph):
 
 def see_also(name, doc):
     """The pages of the commands that the text speaks of."""
-    named = {word for word in re.findall(r"plash ([a-z]+(?::[a-z]+)?)", doc) if (LIBEXEC / f"plash-{word}").exists()}
-    return literal(", ".join(["plash(1)", *(f"plash-{word}(1)" for word in sorted(named - {name}))]))
+    named = {
+        word
+        for word in re.findall(r"plash ([a-z]+(?::[a-z]+)?)", doc)
+        if (LIBEXEC / f"plash-{word}").exists()
+    }
+    return literal(
+        ", ".join(["plash(1)", *(f"plash-{word}(1)" for word in sorted(named - {name}))])
+    )
 
 
 def settings():
     """The README's table of settings: pairs of a variable and its meaning."""
-    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    table = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("\n## Settings\n")[2]
+        .partition("\n## ")[0]
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("|")
+    ]
     return rows[2:]
 
 
@@ -97,9 +122,14 @@ def commands():
     groups = {}
     for file in sorted(LIBEXEC.glob("plash-*")):
         name, doc = file.name.partition("-")[2], docs.text(file)
-        groups.setdefault(docs.group(name, file, doc), []).append((f"plash-{name}(1)", docs.summary(doc) + "."))
-    return "".join(f"{literal(group)}\n{'-' * len(group)}\n\n{definitions(groups[group])}"
-                   for group in docs.GROUPS if group in groups)
+        groups.setdefault(docs.group(name, file, doc), []).append(
+            (f"plash-{name}(1)", docs.summary(doc) + ".")
+        )
+    return "".join(
+        f"{literal(group)}\n{'-' * len(group)}\n\n{definitions(groups[group])}"
+        for group in docs.GROUPS
+        if group in groups
+    )
 
 
 def page(title, file, *sections):
@@ -110,16 +140,36 @@ def page(title, file, *sections):
     text = [each for each in paragraphs if each not in listed]
     rule = "#" * (len(title + summary) * 2)  # longer than either, with all its backslashes
     changed = int(os.environ.get("SOURCE_DATE_EPOCH", os.stat(file).st_mtime))
-    source = "\n".join([
-        rule, literal(title), rule, "", rule.replace("#", "~"), prose(docs.summary(summary)), rule.replace("#", "~"), "",
-        ":Manual section: 1", ":Manual group: plash", f":Version: plash {__version__}",
-        time.strftime(":Date: %Y-%m-%d\n", time.gmtime(changed)),
-        section("SYNOPSIS", synopsis(doc)), section("DESCRIPTION", description(text)),
-        *(section("OPTIONS", options(each)) for each in listed), *sections])
-    made = publish_string(source, writer=manpage.Writer(), settings_overrides={"halt_level": 2, "output_encoding": "unicode"})
+    source = "\n".join(
+        [
+            rule,
+            literal(title),
+            rule,
+            "",
+            rule.replace("#", "~"),
+            prose(docs.summary(summary)),
+            rule.replace("#", "~"),
+            "",
+            ":Manual section: 1",
+            ":Manual group: plash",
+            f":Version: plash {__version__}",
+            time.strftime(":Date: %Y-%m-%d\n", time.gmtime(changed)),
+            section("SYNOPSIS", synopsis(doc)),
+            section("DESCRIPTION", description(text)),
+            *(section("OPTIONS", options(each)) for each in listed),
+            *sections,
+        ]
+    )
+    made = publish_string(
+        source,
+        writer=manpage.Writer(),
+        settings_overrides={"halt_level": 2, "output_encoding": "unicode"},
+    )
     # Some versions of docutils write headings in capitals, others don't; a .sp behind them means nothing, and a
     # terminal has no font C. Names and code are not to be hyphenated or stretched.
-    made = re.sub(r"^(\.SH .*\n)(\.sp\n)?", lambda heading: heading[1].upper(), made, flags=re.MULTILINE)
+    made = re.sub(
+        r"^(\.SH .*\n)(\.sp\n)?", lambda heading: heading[1].upper(), made, flags=re.MULTILINE
+    )
     made = re.sub(r"^\.ft [CP]\n", "", made, flags=re.MULTILINE)
     return re.sub(r"^(\.TH .*\n)", r"\1.nh\n.ad l\n", made, flags=re.MULTILINE)
 
@@ -130,9 +180,16 @@ def main(directory):
         other = section("SEE ALSO", see_also(file.name.partition("-")[2], docs.text(file)))
         (directory / f"{file.name}.1").write_text(page(file.name, file, other), encoding="utf-8")
     status = definitions(EXIT_STATUS) + prose(EXIT_STATUS_OF_OTHERS)
-    (directory / "plash.1").write_text(page("plash", ROOT / "bin/plash", section("COMMANDS", commands()),
-                                            section("ENVIRONMENT", definitions(settings())),
-                                            section("EXIT STATUS", status)), encoding="utf-8")
+    (directory / "plash.1").write_text(
+        page(
+            "plash",
+            ROOT / "bin/plash",
+            section("COMMANDS", commands()),
+            section("ENVIRONMENT", definitions(settings())),
+            section("EXIT STATUS", status),
+        ),
+        encoding="utf-8",
+    )
 
 
 if len(sys.argv) != 2:

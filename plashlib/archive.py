@@ -3,6 +3,7 @@
 GNU tar does the work, each compression program in a process of its own beside it. This
 decides which programs run, and which of tar's complaints are failures.
 """
+
 import contextlib
 import os
 import signal
@@ -26,8 +27,13 @@ COMPRESSIONS = (
     (b"LZIP", ("lzip -dc",), "lzip"),
 )
 # What is taken for an archive by mistake, by its first bytes.
-OTHERS = ((b"PK\x03\x04", "a zip archive"), (b"<", "a web page or XML"), (b"\x7fELF", "a program"),
-          (b"hsqs", "a squashfs filesystem"), (b"!<arch>", "a Debian package or ar archive"))
+OTHERS = (
+    (b"PK\x03\x04", "a zip archive"),
+    (b"<", "a web page or XML"),
+    (b"\x7fELF", "a program"),
+    (b"hsqs", "a squashfs filesystem"),
+    (b"!<arch>", "a Debian package or ar archive"),
+)
 # Programs that compress for a file of that suffix; the output of each depends on its input alone.
 SUFFIXES = {
     (".gz", ".tgz"): ("pigz -n", "gzip -n"),
@@ -39,16 +45,42 @@ SUFFIXES = {
 
 # Blocks that tar reads and writes at once: 64 KiB, since its own 10 take half as long again.
 AT_ONCE = "--blocking-factor=128"
-EXTRACT = ["tar", "--extract", "--file=-", AT_ONCE, "--preserve-permissions", "--numeric-owner", "--delay-directory-restore",
-           "--xattrs", "--xattrs-include=*", "--acls"]
-PACK = ["tar", "--create", "--file=-", AT_ONCE, "--format=pax", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls",
-        "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"]
+EXTRACT = [
+    "tar",
+    "--extract",
+    "--file=-",
+    AT_ONCE,
+    "--preserve-permissions",
+    "--numeric-owner",
+    "--delay-directory-restore",
+    "--xattrs",
+    "--xattrs-include=*",
+    "--acls",
+]
+PACK = [
+    "tar",
+    "--create",
+    "--file=-",
+    AT_ONCE,
+    "--format=pax",
+    "--numeric-owner",
+    "--xattrs",
+    "--xattrs-include=*",
+    "--acls",
+    "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
+]
 CREATE = [*PACK, "--sparse", "--sort=name", "."]
 
 
 # What tar says of an archive that is as good as any.
-HARMLESS = ("Exiting with failure status", "Removing leading", "time stamp", "socket ignored",
-            "Ignoring unknown extended header", "A lone zero block")
+HARMLESS = (
+    "Exiting with failure status",
+    "Removing leading",
+    "time stamp",
+    "socket ignored",
+    "Ignoring unknown extended header",
+    "A lone zero block",
+)
 # What tar can't do in a user namespace, by its words; plash says it once, with a count.
 BORNE = {
     "Cannot mknod: Operation not permitted": "device nodes left out, which a user namespace can't make",
@@ -73,7 +105,13 @@ def extract(source, root):
             raise Error(f"not a tar archive, but {what}")
     expand = _expander(source.head)
     with progress.Progress("unpacking", source.size) as shown:
-        told = _run("unpack", [*([expand] if expand else []), _extractor()], source, extract_to=root, shown=shown)
+        told = _run(
+            "unpack",
+            [*([expand] if expand else []), _extractor()],
+            source,
+            extract_to=root,
+            shown=shown,
+        )
     # tar takes an archive that ends between two members for a whole one.
     if not expand and source.end().strip(b"\0"):
         raise Error("the archive has no end: it was cut off")
@@ -83,8 +121,10 @@ def extract(source, root):
     if not names:
         raise Error("the archive holds no files")
     if names & {"oci-layout", "manifest.json"} and not names & {"bin", "etc", "usr"}:
-        raise Error("an archive of image layers (docker save, OCI), not of a root filesystem"
-                    " (docker export makes one)")
+        raise Error(
+            "an archive of image layers (docker save, OCI), not of a root filesystem"
+            " (docker export makes one)"
+        )
 
 
 def extract_layer(source, root):
@@ -95,10 +135,15 @@ def extract_layer(source, root):
     id, and lines on what could not be made. Raises Error, OSError; root is then to be thrown away.
     """
     import hashlib
+
     os.mkdir(root)
     digest = hashlib.sha256()
-    with subprocess.Popen(_expander(os.pread(source, BLOCK, 0)) or ["cat"], stdin=source, stdout=subprocess.PIPE) as expanding:
-        told = _run("unpack", [_extractor()], _Source(expanding.stdout.fileno(), digest), extract_to=root)
+    with subprocess.Popen(
+        _expander(os.pread(source, BLOCK, 0)) or ["cat"], stdin=source, stdout=subprocess.PIPE
+    ) as expanding:
+        told = _run(
+            "unpack", [_extractor()], _Source(expanding.stdout.fileno(), digest), extract_to=root
+        )
     if expanding.returncode:
         raise Error(f"cannot unpack: {expanding.args[0]} ended with status {expanding.returncode}")
     _translate_whiteouts(root)
@@ -114,8 +159,8 @@ def _translate_whiteouts(root):
         for name in whiteouts:
             if name == OPAQUE:
                 os.setxattr(directory, "user.overlay.opaque", b"y")
-            elif not name.startswith(WHITEOUT * 2) and name[len(WHITEOUT):] not in ("", ".", ".."):
-                hidden = name[len(WHITEOUT):]
+            elif not name.startswith(WHITEOUT * 2) and name[len(WHITEOUT) :] not in ("", ".", ".."):
+                hidden = name[len(WHITEOUT) :]
                 place = f"{directory}/{hidden}"
                 if os.path.isdir(place) and not os.path.islink(place):
                     # Removed and made again: what was in it before is to stay away.
@@ -142,7 +187,9 @@ def _expander(head):
 
 
 def _extractor():
-    owners = "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
+    owners = (
+        "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
+    )
     # An archive's overlayfs xattrs would be orders to the kernel, not content.
     return [*EXTRACT, owners, "--xattrs-exclude=user.overlay.*"]
 
@@ -167,11 +214,16 @@ def create_layer(root, target, compress, place):
     """
     import hashlib
     import threading
+
     marks = place + "/marks"
     os.makedirs(marks)
     lists = [f"{place}/{name}" for name in ("directories", "marked", "others")]
     with contextlib.ExitStack() as opened:
-        _list_layer(os.fsencode(root), os.fsencode(marks), *(opened.enter_context(open(file, "wb")) for file in lists))
+        _list_layer(
+            os.fsencode(root),
+            os.fsencode(marks),
+            *(opened.enter_context(open(file, "wb")) for file in lists),
+        )
     # Directories first: an extractor has them with their attributes before anything is in them. Whiteouts
     # next, before what has the names that they hide.
     words = [*PACK, "--xattrs-exclude=user.overlay.*", "--no-recursion", "--null"]
@@ -187,6 +239,7 @@ def create_layer(root, target, compress, place):
             failures.append(error)
         finally:
             os.close(writer)
+
     packing = threading.Thread(target=pack)
     packing.start()
     try:
@@ -201,6 +254,7 @@ def create_layer(root, target, compress, place):
 
 def _list_layer(root, marks, directories, marked, others):
     """Write the paths in a layer to three files, NUL after each; what stands for whiteouts is made in the directory marks."""
+
     def mark(directory, name):
         os.makedirs(os.path.join(marks, directory), exist_ok=True)
         path = os.path.join(directory, name)
@@ -216,10 +270,14 @@ def _list_layer(root, marks, directories, marked, others):
         if opaque == b"y":
             mark(directory, OPAQUE.encode())
         below = []
-        for entry in sorted(os.scandir(os.path.join(root, directory)), key=lambda entry: entry.name):
+        for entry in sorted(
+            os.scandir(os.path.join(root, directory)), key=lambda entry: entry.name
+        ):
             path = os.path.join(directory, entry.name)
             if entry.name.startswith(WHITEOUT.encode()):
-                raise Error(f"a layer of OCI cannot hold files of this name, which is for whiteouts: {os.fsdecode(path)}")
+                raise Error(
+                    f"a layer of OCI cannot hold files of this name, which is for whiteouts: {os.fsdecode(path)}"
+                )
             if entry.is_dir(follow_symlinks=False):
                 below.append(path)
             elif _is_whiteout(entry, opaque):
@@ -302,8 +360,12 @@ def copy_layer(source, target):
     for directory, _, files in os.walk(source):
         for name in files:
             status = os.lstat(f"{directory}/{name}")
-            place = target + directory[len(source):]
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0 and not os.path.lexists(f"{place}/{name}"):
+            place = target + directory[len(source) :]
+            if (
+                stat.S_ISCHR(status.st_mode)
+                and status.st_rdev == 0
+                and not os.path.lexists(f"{place}/{name}")
+            ):
                 _xattr_whiteout(target, place, name)
 
 
@@ -380,16 +442,29 @@ def _run(verb, commands, source=None, target=None, create_from=None, extract_to=
     Returns the lines of _judge(). Raises Error where a command fails.
     """
     processes = []
-    stdin = subprocess.DEVNULL if source is None else subprocess.PIPE if source.size is None else source.fd
+    stdin = (
+        subprocess.DEVNULL
+        if source is None
+        else subprocess.PIPE
+        if source.size is None
+        else source.fd
+    )
     with open(os.memfd_create("stderr"), "w+b") as complaints:
         try:
             for words in commands:
                 first, last = words is commands[0], words is commands[-1]
                 stdout = subprocess.PIPE if not last else 2 if target is None else target
                 try:
-                    processes.append(subprocess.Popen(
-                        words, stdin=stdin, stdout=stdout, stderr=complaints, env={**os.environ, "LC_ALL": "C"},
-                        cwd=first and create_from or last and extract_to or None))
+                    processes.append(
+                        subprocess.Popen(
+                            words,
+                            stdin=stdin,
+                            stdout=stdout,
+                            stderr=complaints,
+                            env={**os.environ, "LC_ALL": "C"},
+                            cwd=first and create_from or last and extract_to or None,
+                        )
+                    )
                 except FileNotFoundError as error:
                     if error.filename != "tar":
                         raise
@@ -401,7 +476,9 @@ def _run(verb, commands, source=None, target=None, create_from=None, extract_to=
                 source.feed(processes[0].stdin, shown)
             elif shown:
                 # The processes share the file's offset.
-                shown.watch(processes[0], lambda: (os.lseek(source.fd, 0, os.SEEK_CUR), source.size))
+                shown.watch(
+                    processes[0], lambda: (os.lseek(source.fd, 0, os.SEEK_CUR), source.size)
+                )
             for process in processes:
                 process.wait()
         finally:
@@ -426,14 +503,22 @@ def _judge(verb, processes, lines):
             told.append(f"{len(borne)} {summary} (the first: {borne[0].partition(': ')[2]})")
     failed = [process for process in processes if process.returncode not in (0, -signal.SIGPIPE)]
     # tar's status is the same for what is borne as for what is not.
-    excused = told and not lines and all((each.args[0], each.returncode) == ("tar", 2) for each in failed)
+    excused = (
+        told and not lines and all((each.args[0], each.returncode) == ("tar", 2) for each in failed)
+    )
     if failed and not excused:
         if any(each.args[0] == "tar" for each in failed) and not _tar_is_gnus():
             raise Error(f"cannot {verb}: this host's tar is not GNU tar; install that")
         foreign = [line for line in lines if not line.startswith("tar: ")]
-        why = (foreign or lines or [f"{failed[0].args[0]} ended with status {failed[0].returncode}"])[0]
+        why = (
+            foreign or lines or [f"{failed[0].args[0]} ended with status {failed[0].returncode}"]
+        )[0]
         # tar's word for a disk that fills up in the middle of a file.
-        why = why.partition(": Wrote only ")[0] + ": No space left on device" if ": Wrote only " in why else why
+        why = (
+            why.partition(": Wrote only ")[0] + ": No space left on device"
+            if ": Wrote only " in why
+            else why
+        )
         raise Error(f"cannot {verb}: {why.removeprefix('tar: ').removeprefix('-: Cannot write: ')}")
     return told
 

@@ -3,6 +3,7 @@
 Importing this sets how a command fails: one line on stderr, never a traceback
 (but for PLASH_DEBUG=1), and stdout written line by line, so that an error in it is seen.
 """
+
 import errno
 import os
 import sys
@@ -36,12 +37,19 @@ def parse(doc):
 
 def _positional(usage, arguments, command_last):
     """Match arguments without options; None leaves it to docopt, which costs 30 ms to import."""
-    if len(usage) != 1 or not command_last and any(word[:1] == "-" and word != "-" for word in arguments):
+    if (
+        len(usage) != 1
+        or not command_last
+        and any(word[:1] == "-" and word != "-" for word in arguments)
+    ):
         return None
     if arguments and arguments[0][:1] == "-" and arguments[0] != "-":
         return None
     args, left, optional = {}, list(arguments), 0
-    words = usage[0].replace("[", " [ ").replace("]", " ] ").replace("...", " ... ").split()[2:] + [""] * 3
+    words = (
+        usage[0].replace("[", " [ ").replace("]", " ] ").replace("...", " ... ").split()[2:]
+        + [""] * 3
+    )
     skip = False
     for word, following, last in zip(words, words[1:], words[3:] + [""]):
         if skip:
@@ -67,16 +75,25 @@ def _docopt(doc, usage, arguments, command_last):
     if sys.flags.no_site:
         # Installed commands start without site, for speed; docopt may be in its directories.
         import site
+
         site.main()
     try:
         import docopt
     except ImportError:
-        usage_error(usage[0], "(and the Python package docopt, which reads options, is not installed)")
+        usage_error(
+            usage[0], "(and the Python package docopt, which reads options, is not installed)"
+        )
     # docopt takes one word for the program's name.
     program = " ".join(usage[0].split()[:2])
     try:
-        return dict(docopt.docopt(doc.replace(program, program.replace(" ", "-")), arguments,
-                                  help=False, options_first=command_last))
+        return dict(
+            docopt.docopt(
+                doc.replace(program, program.replace(" ", "-")),
+                arguments,
+                help=False,
+                options_first=command_last,
+            )
+        )
     except docopt.DocoptExit:
         known = doc.replace("=", " ").replace("[", " ").replace("]", " ").split()
         for word in arguments:
@@ -122,7 +139,11 @@ def warn(text):
 def explain(error):
     """The one line that tells the user of an exception."""
     if isinstance(error, OSError) and error.strerror:
-        names = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, (str, bytes))]
+        names = [
+            os.fsdecode(each)
+            for each in (error.filename, error.filename2)
+            if isinstance(each, (str, bytes))
+        ]
         return ": ".join([*([" -> ".join(names)] if names else []), error.strerror])
     if isinstance(error, (Error, OSError)):
         return str(error)

@@ -3,6 +3,7 @@
 A container here is an ordinary process that enters namespaces, mounts, and execs: its
 pid, terminal, signals and exit status are the command's own.
 """
+
 import errno
 import os
 import stat
@@ -13,8 +14,19 @@ HOST_DIRECTORIES = ("/dev", "/proc", "/sys", "/home")
 HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
-KEPT = {"TERM", "COLORTERM", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "LANG", "TZ", "HOME", "USER",
-        *PROXIES, *map(str.upper, PROXIES)}
+KEPT = {
+    "TERM",
+    "COLORTERM",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "LANG",
+    "TZ",
+    "HOME",
+    "USER",
+    *PROXIES,
+    *map(str.upper, PROXIES),
+}
 
 
 def run(image, command, variables=(), binds=(), as_me=False, changes=None):
@@ -57,12 +69,16 @@ def build(image, layer, command, variables=(), binds=()):
     which stderr tells by then. What the command leaves running is killed, because an image does
     not change once it is there. The caller is root of its user namespace already.
     """
-    place, mounted, passed = working_directory(), store.path() + "/mnt", environment(image, ["HOME=/root", *variables])
+    place, mounted, passed = (
+        working_directory(),
+        store.path() + "/mnt",
+        environment(image, ["HOME=/root", *variables]),
+    )
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
     os.chmod(tmp, 0o1777)
     binds = host_binds(binds, tmp)
-    entry = layer.path[len(store.path()) + 1:]
+    entry = layer.path[len(store.path()) + 1 :]
     # volatile: what the build's programs sync need not reach the disk before all of the layer does.
     written = mount_root(image, (store.path(), entry + "/root", entry + "/work"), binds, "volatile")
 
@@ -86,6 +102,7 @@ def build(image, layer, command, variables=(), binds=()):
     namespaces.unmount(mounted)
     if status == 0 and written != layer.root:
         from plashlib import archive
+
         archive.copy_layer(written, layer.root)
     return status
 
@@ -108,7 +125,9 @@ def host_binds(more=(), tmp=None):
     """
     home = os.path.normpath(os.environ.get("HOME") or "/")
     directories = [*HOST_DIRECTORIES, *([] if tmp else ["/tmp"])]
-    seen = any((home + "/").startswith(directory + "/") for directory in (*HOST_DIRECTORIES, "/tmp"))
+    seen = any(
+        (home + "/").startswith(directory + "/") for directory in (*HOST_DIRECTORIES, "/tmp")
+    )
     if home[:1] == "/" and home.strip("/") and not seen and not (tmp and home == "/root"):
         directories.append(home)
     binds = [(path, path) for path in directories if os.path.isdir(path)]
@@ -126,7 +145,9 @@ def _own_bind(words):
     os.stat(source)
     target = target if colon else source
     if target[:1] != "/" or (os.path.normpath(target).lstrip("/") + "/").startswith(("/", "host/")):
-        raise Error(f"cannot bind {source} on {target!r}: not an absolute path, or / or /host itself")
+        raise Error(
+            f"cannot bind {source} on {target!r}: not an absolute path, or / or /host itself"
+        )
     return _OwnBind((source, "/" + os.path.normpath(target).lstrip("/")))
 
 
@@ -182,6 +203,7 @@ def mount(image, target, changes=None):
     def open_in_work(file):
         passing.append(store.Work())
         return open_file(file, passing[-1].path)
+
     try:
         layers = image.layers(open_in_work)
         if changes:
@@ -202,6 +224,7 @@ def mount(image, target, changes=None):
 def open_file(file, place):
     """Mount a squashfs file below the directory place; returns a descriptor of its root directory."""
     from plashlib import squashfs
+
     directory = f"{place}/squashfs{len(os.listdir(place))}"
     os.mkdir(directory)
     squashfs.mount(file, directory)
@@ -267,9 +290,13 @@ def _place_bind(points, layers, binds, bind):
     if not isinstance(bind, _OwnBind):
         return _make_point(points, layers, source, target)
     # What comes before covers what is made here: the host's own directories have to have the place.
-    covered = any(target == other or target.startswith(other + "/") for _, other in binds[:binds.index(bind)])
+    covered = any(
+        target == other or target.startswith(other + "/") for _, other in binds[: binds.index(bind)]
+    )
     if not covered and not _make_point(points, layers, source, target):
-        raise Error(f"cannot bind {source} on {target}: a part of that path is no directory in the image")
+        raise Error(
+            f"cannot bind {source} on {target}: a part of that path is no directory in the image"
+        )
     return True
 
 
@@ -277,6 +304,7 @@ def _caller():
     """The lines that name this process's user and group, by the paths of their files."""
     import grp
     import pwd
+
     uid, gid = os.geteuid(), os.getegid()
     try:
         user = pwd.getpwuid(uid)
@@ -288,7 +316,10 @@ def _caller():
     except KeyError:
         group = name
     home = os.environ.get("HOME") or "/"
-    return {"/etc/passwd": f"{name}:x:{uid}:{gid}:{real_name}:{home}:/bin/sh", "/etc/group": f"{group}:x:{gid}:"}
+    return {
+        "/etc/passwd": f"{name}:x:{uid}:{gid}:{real_name}:{home}:/bin/sh",
+        "/etc/group": f"{group}:x:{gid}:",
+    }
 
 
 def _write_entry(source, target, entry):
@@ -297,8 +328,11 @@ def _write_entry(source, target, entry):
     lines = []
     if source:
         with open(source, encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line for line in file.read().splitlines()
-                     if name != line.split(":")[0] and [number] != line.split(":")[2:3]]
+            lines = [
+                line
+                for line in file.read().splitlines()
+                if name != line.split(":")[0] and [number] != line.split(":")[2:3]
+            ]
     with open(target, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write("".join(line + "\n" for line in [*lines, entry]))
 
@@ -427,9 +461,15 @@ def environment(image=None, more=()):
     exported = given.get("PLASH_EXPORT", "").split(":")
     kept = {*KEPT, *exported}
     beginnings = "LC_", "PLASH_", *(name[:-1] for name in exported if name.endswith("*"))
-    passed = {name: value for name, value in given.items() if name in kept or name.startswith(beginnings)}
+    passed = {
+        name: value for name, value in given.items() if name in kept or name.startswith(beginnings)
+    }
     own = (image and image.read("env") or b"").decode(errors="surrogateescape")
-    passed = {"PATH": PATH, **dict(words.split("=", 1) for words in own.split("\0") if words), **passed}
+    passed = {
+        "PATH": PATH,
+        **dict(words.split("=", 1) for words in own.split("\0") if words),
+        **passed,
+    }
     for words in more:
         name, equals, value = words.partition("=")
         if not name:
@@ -461,7 +501,9 @@ def execute(command, passed):
     program = command[0]
     places = [program]
     if "/" not in program:
-        places = [f"{directory or '.'}/{program}" for directory in passed.get("PATH", PATH).split(":")]
+        places = [
+            f"{directory or '.'}/{program}" for directory in passed.get("PATH", PATH).split(":")
+        ]
     namespaces.default_signals()
     failure = None
     # Not os.execvpe(), which imports a module when it is called: the host's files are out of sight by now.

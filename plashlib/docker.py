@@ -1,4 +1,5 @@
 """docker(1), or podman(1) where there is no docker: called as the user, outside of user namespaces."""
+
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,12 @@ def call(*words, show=False):
     With show, what it says is seen while it runs, if that is on a terminal.
     """
     show = show and sys.stderr and sys.stderr.isatty()
-    done = subprocess.run([program(), *words], stdin=subprocess.DEVNULL, stdout=2 if show else subprocess.DEVNULL,
-                          stderr=None if show else subprocess.PIPE)
+    done = subprocess.run(
+        [program(), *words],
+        stdin=subprocess.DEVNULL,
+        stdout=2 if show else subprocess.DEVNULL,
+        stderr=None if show else subprocess.PIPE,
+    )
     if done.returncode:
         raise Error(f"{program()} {words[0]}: {reason(done.stderr, done.returncode)}")
 
@@ -36,7 +41,11 @@ def reason(stderr, status):
 
 def remove(name):
     """Remove a container, if there is one of that name."""
-    subprocess.run([program(), "rm", "--force", "--volumes", name], stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(
+        [program(), "rm", "--force", "--volumes", name],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
 
 
 def remove_abandoned():

@@ -1,4 +1,5 @@
 """The commands, and the text at the top of each, of which all documentation is made."""
+
 import os
 import sys
 
@@ -22,7 +23,7 @@ def commands():
         for name in names:
             file = os.path.join(directory, name)
             if name.startswith("plash-") and os.access(file, os.X_OK) and os.path.isfile(file):
-                found.setdefault(name[len("plash-"):], file)
+                found.setdefault(name[len("plash-") :], file)
     return found
 
 
@@ -38,7 +39,7 @@ def text(file):
     lines = head.splitlines()[1:]
     for index, line in enumerate(lines):
         quote = line.lstrip("rR")[:3]
-        if quote in ('"""', "\'\'\'"):
+        if quote in ('"""', "'''"):
             return "\n".join(lines[index:]).split(quote)[1].strip()
         if line.startswith("#"):
             block = []
@@ -126,7 +127,11 @@ def described_options(doc):
         words = names.replace(",", " ").replace("=", " ").split()
         value = next((word for word in words if not word.startswith("-")), None)
         if line.startswith("  -"):
-            found.update((name, (value, about.strip().partition(" [default")[0])) for name in words if name.startswith("-"))
+            found.update(
+                (name, (value, about.strip().partition(" [default")[0]))
+                for name in words
+                if name.startswith("-")
+            )
     return found
 
 

@@ -1,4 +1,5 @@
 """Downloads, which are curl(1)'s job; here they are verified, and resumed where they broke off."""
+
 import hashlib
 import os
 import subprocess
@@ -6,9 +7,26 @@ import subprocess
 from plashlib import Error, archive, namespaces, progress, store
 
 STALLED = 60  # seconds without a byte, after which a transfer is given up
-CURL = ["curl", "--silent", "--show-error", "--fail", "--location", "--globoff",
-        "--proto", "=http,https,file", "--proto-redir", "=http,https", "--connect-timeout", str(STALLED),
-        "--speed-limit", "1", "--speed-time", str(STALLED), "--write-out", "%{http_code}"]
+CURL = [
+    "curl",
+    "--silent",
+    "--show-error",
+    "--fail",
+    "--location",
+    "--globoff",
+    "--proto",
+    "=http,https,file",
+    "--proto-redir",
+    "=http,https",
+    "--connect-timeout",
+    str(STALLED),
+    "--speed-limit",
+    "1",
+    "--speed-time",
+    str(STALLED),
+    "--write-out",
+    "%{http_code}",
+]
 # Exit statuses of curl(1): of a transfer that broke off, and others.
 BROKE_OFF = (18, 28, 52, 55, 56, 92)
 HTTP_ERROR, CANNOT_RESUME, NO_FILE = 22, 33, 37
@@ -51,15 +69,30 @@ class File(store.Work):
         elif os.path.exists(self.file):
             os.unlink(self.file)
         with progress.Progress("downloading") as shown:
-            status, code, why = _curl(self.url, "--output", self.file, "--dump-header", self.path + "/headers",
-                                      *resume, shown=shown, position=self._position)
+            status, code, why = _curl(
+                self.url,
+                "--output",
+                self.file,
+                "--dump-header",
+                self.path + "/headers",
+                *resume,
+                shown=shown,
+                position=self._position,
+            )
         if resume and (status == CANNOT_RESUME or code == "416"):
             # The file there is another one by now, or the server knows no ranges: from the start.
             os.unlink(self.file)
             return self.fetch(sha256)
         if status:
-            self.keep = status in BROKE_OFF and self._size() > 0 and bool(self._header("etag", "last-modified"))
-            raise Error(f"{self.url}: {why}" + (" (once more, and it goes on from there)" if self.keep else ""))
+            self.keep = (
+                status in BROKE_OFF
+                and self._size() > 0
+                and bool(self._header("etag", "last-modified"))
+            )
+            raise Error(
+                f"{self.url}: {why}"
+                + (" (once more, and it goes on from there)" if self.keep else "")
+            )
         if not os.path.exists(self.file):
             raise Error(f"{self.url}: the file is empty")
         if sha256:
@@ -75,7 +108,9 @@ class File(store.Work):
                 digest.update(piece)
                 shown.show(file.tell())
         if digest.hexdigest() != sha256.lower():
-            raise Error(f"{self.url}: its sha256 is {digest.hexdigest()}, not {sha256}; nothing was imported")
+            raise Error(
+                f"{self.url}: its sha256 is {digest.hexdigest()}, not {sha256}; nothing was imported"
+            )
 
     def _size(self):
         try:
@@ -100,14 +135,25 @@ class File(store.Work):
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
         # A weak ETag tells of the meaning, not of the bytes.
-        return next((headers[name] for name in names if headers.get(name) and not headers[name].startswith("W/")), "")
+        return next(
+            (
+                headers[name]
+                for name in names
+                if headers.get(name) and not headers[name].startswith("W/")
+            ),
+            "",
+        )
 
 
 def _curl(url, *options, shown=None, position=None):
     """Run curl(1); returns its exit status, the HTTP status, and its reason in one line."""
     try:
-        process = subprocess.Popen([*CURL, *options, "--", url], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*CURL, *options, "--", url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
     except FileNotFoundError:
         raise Error("downloads need curl, which is not installed") from None
     with process:
@@ -119,7 +165,9 @@ def _curl(url, *options, shown=None, position=None):
             process.kill()
             raise
     lines = [line for line in why.decode(errors="replace").splitlines() if line.startswith("curl:")]
-    reason = lines[0].partition(") ")[2] if lines else f"curl ended with status {process.returncode}"
+    reason = (
+        lines[0].partition(") ")[2] if lines else f"curl ended with status {process.returncode}"
+    )
     return process.returncode, code.decode(), reason
 
 

@@ -2,6 +2,7 @@
 
 Standard modules that are slow to import are left to the calls that run a command.
 """
+
 import os
 import sys
 
@@ -69,7 +70,9 @@ def printed(words):
     try:
         return store.image(output.rstrip("\n")).id
     except Error:
-        raise Error(f"`plash {words[0]}` printed no id of an image; there is nothing to remember") from None
+        raise Error(
+            f"`plash {words[0]}` printed no id of an image; there is nothing to remember"
+        ) from None
 
 
 def become(words):
@@ -103,6 +106,7 @@ def recall(words, remembered=False):
 # Each of this process's ancestors in the session has an id saved: the last that was printed below it. So
 # the shells and scripts of a session share one, and scripts that run at once don't disturb each other.
 
+
 def _links():
     return [f"{store.path()}/recall/{store.mark(pid)}" for pid in store.ancestors()]
 
@@ -115,8 +119,12 @@ def saved():
             if number:
                 return number
             gone = os.path.basename(os.readlink(link))
-            raise Error(f"image {gone}, the session's last, was removed; begin again with one such as `plash do pull:lxc`")
-    raise Error("the session has no image yet; begin with one such as `plash do pull:lxc alpine:edge`")
+            raise Error(
+                f"image {gone}, the session's last, was removed; begin again with one such as `plash do pull:lxc`"
+            )
+    raise Error(
+        "the session has no image yet; begin with one such as `plash do pull:lxc alpine:edge`"
+    )
 
 
 def save(number):

@@ -4,6 +4,7 @@ This knows nothing of images. It rests on user_namespaces(7), mount_namespaces(7
 mount(2), pivot_root(2), subuid(5) and the kernel's Documentation/filesystems/overlayfs.rst.
 Little is imported, because every `plash run` pays for it.
 """
+
 import errno
 import os
 import sys
@@ -44,7 +45,15 @@ def _load_libc():
 
     This is ctypes without its Python half, which takes twice as long to import.
     """
-    from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO, CFuncPtr, _SimpleCData, dlopen, dlsym, get_errno
+    from _ctypes import (
+        FUNCFLAG_CDECL,
+        FUNCFLAG_USE_ERRNO,
+        CFuncPtr,
+        _SimpleCData,
+        dlopen,
+        dlsym,
+        get_errno,
+    )
 
     class Int(_SimpleCData):
         _type_ = "i"
@@ -62,6 +71,7 @@ def _load_libc():
         function = Function(dlsym(handle, name))
         result = function(*(Long(each) if isinstance(each, int) else each for each in arguments))
         return get_errno() if result == -1 else 0
+
     return call
 
 
@@ -78,8 +88,15 @@ def _call(function, *arguments, path=None):
 def mount(source, target, kind=None, flags=0, options=None):
     """mount(2). Paths are str or bytes, options is ASCII; raises OSError."""
     source, target = (path and os.fsencode(path) for path in (source, target))
-    _call("mount", source, target, kind and kind.encode(), flags,
-          options and options.encode(), path=target)
+    _call(
+        "mount",
+        source,
+        target,
+        kind and kind.encode(),
+        flags,
+        options and options.encode(),
+        path=target,
+    )
 
 
 def unmount(target):
@@ -173,16 +190,27 @@ def _start_mapper(reader, uid, gid, keep_ids):
     new namespace. The bits of its exit status tell which ids were not mapped. None where
     there is nothing to map.
     """
-    codes = [_map_code(program, own, subordinate(path, uid), keep_ids) for program, own, path in (
-        ("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid"))]
+    codes = [
+        _map_code(program, own, subordinate(path, uid), keep_ids)
+        for program, own, path in (
+            ("newuidmap", uid, "/etc/subuid"),
+            ("newgidmap", gid, "/etc/subgid"),
+        )
+    ]
     if codes == ["false", "false"]:
         return None
     # A shell, which starts while this process loads ctypes, is faster than forks of this process; it runs both at once.
-    code = (f"read line && {{ {codes[0]} & {codes[1]}; gids=$?; wait $!;"
-            f" exit $((($? != 0) * {UIDS} + (gids != 0) * {GIDS})); }}")
+    code = (
+        f"read line && {{ {codes[0]} & {codes[1]}; gids=$?; wait $!;"
+        f" exit $((($? != 0) * {UIDS} + (gids != 0) * {GIDS})); }}"
+    )
     try:
-        return os.posix_spawn("/bin/sh", ["sh", "-c", code], os.environ,
-                              file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)])
+        return os.posix_spawn(
+            "/bin/sh",
+            ["sh", "-c", code],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)],
+        )
     except FileNotFoundError:
         return None
 
@@ -196,9 +224,13 @@ def _map_code(program, own, ranges, keep_ids):
     for start, count in ranges:
         before = own - first  # of this range's ids, so many are below the own one
         if keep_ids and 0 <= before < count:
-            parts = (first, start, before), (0, start + before, 1), (own + 1, start + before + 1, count - before - 1)
+            parts = (
+                (first, start, before),
+                (0, start + before, 1),
+                (own + 1, start + before + 1, count - before - 1),
+            )
         else:
-            parts = (first, start, count),
+            parts = ((first, start, count),)
         for part in parts:
             words += part if part[2] else ()
         first += count
@@ -209,6 +241,7 @@ def _map_code(program, own, ranges, keep_ids):
 def subordinate(path, uid):
     """The caller's ranges in a subuid(5) file, as pairs of first id and count."""
     import pwd
+
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:

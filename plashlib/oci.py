@@ -3,15 +3,28 @@
 The words are those of the OCI image specification: a layer is a tar archive, its digest
 that of the file, compressed or not, and its diff id that of the tar.
 """
+
 import json
 import subprocess
 import sys
 
 from plashlib import Error
 
-ALGORITHM = "sha256:"  # what every digest begins with, and the name of the directory of a layout's blobs
-TRANSPORTS = {"containers-storage", "dir", "docker", "docker-archive", "docker-daemon", "oci", "oci-archive",
-              "ostree", "sif", "tarball"}
+ALGORITHM = (
+    "sha256:"  # what every digest begins with, and the name of the directory of a layout's blobs
+)
+TRANSPORTS = {
+    "containers-storage",
+    "dir",
+    "docker",
+    "docker-archive",
+    "docker-daemon",
+    "oci",
+    "oci-archive",
+    "ostree",
+    "sif",
+    "tarball",
+}
 
 
 def reference(text):
@@ -28,8 +41,12 @@ def options(args, prefix=""):
 def skopeo(*words, show=False):
     """Run skopeo; returns what it prints, or shows that on a terminal. Raises Error."""
     try:
-        done = subprocess.run(["skopeo", *words], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                              stdout=2 if show and sys.stderr and sys.stderr.isatty() else subprocess.PIPE)
+        done = subprocess.run(
+            ["skopeo", *words],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            stdout=2 if show and sys.stderr and sys.stderr.isatty() else subprocess.PIPE,
+        )
     except FileNotFoundError:
         raise Error("install skopeo, which speaks with registries") from None
     if done.returncode:
@@ -63,5 +80,7 @@ def diff_ids(config):
     rootfs = config.get("rootfs")
     found = isinstance(rootfs, dict) and (rootfs.get("diff_ids") or [])
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise Error("the image's configuration lists no layers (rootfs.diff_ids): not an image of a root filesystem")
+        raise Error(
+            "the image's configuration lists no layers (rootfs.diff_ids): not an image of a root filesystem"
+        )
     return found

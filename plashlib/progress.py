@@ -1,4 +1,5 @@
 """A line on the terminal that tells how far a long step is; nothing where stderr is no terminal."""
+
 import os
 import sys
 import time
@@ -46,10 +47,14 @@ class Progress:
         if self.total and done <= self.total:
             filled = BAR * done // self.total
             left = int((self.total - done) / rate) if rate else 0
-            line = (f"{self.what}: [{'#' * filled}{'.' * (BAR - filled)}] {bytes_text(done)} of {bytes_text(self.total)},"
-                    f" {left // 60}:{left % 60:02} left")
+            line = (
+                f"{self.what}: [{'#' * filled}{'.' * (BAR - filled)}] {bytes_text(done)} of {bytes_text(self.total)},"
+                f" {left // 60}:{left % 60:02} left"
+            )
         line += f", {bytes_text(rate)}/s"
-        sys.stderr.write("\r" + line[:os.get_terminal_size(sys.stderr.fileno()).columns - 1] + "\033[K")
+        sys.stderr.write(
+            "\r" + line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1] + "\033[K"
+        )
         sys.stderr.flush()
 
 

@@ -2,6 +2,7 @@
 
 It rests on mount(2), mount_namespaces(7) and fuse(4).
 """
+
 import os
 
 from plashlib import Error, namespaces
@@ -42,6 +43,7 @@ def mount(file, directory):
             os.execvp("squashfuse", ["squashfuse", file, f"/dev/fd/{FUSE}"])
         except FileNotFoundError:
             os._exit(127)
+
     status = namespaces.wait_child(namespaces.start_child(serve))
     os.close(fuse)
     if status:
@@ -54,8 +56,12 @@ def _run(words):
     """Run a program that says nothing; returns its exit status."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        pid = os.posix_spawnp(words[0], words, os.environ,
-                              file_actions=[(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)])
+        pid = os.posix_spawnp(
+            words[0],
+            words,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)],
+        )
     except FileNotFoundError:
         return 127
     finally:

@@ -14,6 +14,7 @@ An image appears in one rename(2) and goes in one: a reader sees all of it or no
 Files in layers belong to subordinate ids, so what makes or removes layers calls
 namespaces.become_root() first.
 """
+
 import errno
 import os
 import stat
@@ -67,7 +68,9 @@ def init(data=None):
         _make(data)
     except OSError as error:
         why = os.strerror(errno.ENOTDIR) if os.path.isfile(data) else error.strerror
-        raise Error(f"cannot use the data directory {data}: {why} (PLASH_DATA can name another)") from None
+        raise Error(
+            f"cannot use the data directory {data}: {why} (PLASH_DATA can name another)"
+        ) from None
 
 
 def _make(data):
@@ -104,7 +107,10 @@ class Image:
         """This Image and those it stands on, the lowest first; not the empty image 0."""
         below, _, names = self.path.rpartition("/layer/0/")
         names = names.split("/")
-        return [Image("/".join([below + "/layer/0", *names[:depth]])) for depth in range(1, len(names) + 1)]
+        return [
+            Image("/".join([below + "/layer/0", *names[:depth]]))
+            for depth in range(1, len(names) + 1)
+        ]
 
     def layers(self, open_file):
         """Open the layers' root directories, topmost first; a list of file descriptors.
@@ -118,7 +124,11 @@ class Image:
             node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
             for _ in range(depth):
                 try:
-                    fds.append(os.open("_data/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=node))
+                    fds.append(
+                        os.open(
+                            "_data/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=node
+                        )
+                    )
                 except NotADirectoryError:
                     fds.append(open_file(_same_file(node)))
                 above = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=node)
@@ -128,7 +138,9 @@ class Image:
             for image in self.ancestry():
                 root = image.path + "/_data/root"
                 if os.path.islink(root) and not os.path.exists(root):
-                    raise Error(f"image {image.id} is a link to {os.readlink(root)}, which is not there") from None
+                    raise Error(
+                        f"image {image.id} is a link to {os.readlink(root)}, which is not there"
+                    ) from None
             raise Error(f"no image: {self.id}") from None
         os.close(node)
         return fds
@@ -191,6 +203,7 @@ class Work:
     def __init__(self, name=None):
         # Not the module signal, which makes enums of its numbers: that takes half as long as Python's own start.
         import _signal
+
         for number in _signal.SIGTERM, _signal.SIGHUP:
             if _signal.getsignal(number) == _signal.SIG_DFL:
                 _signal.signal(number, _end)
@@ -214,8 +227,13 @@ class Work:
         self.keep = True
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
-        os.posix_spawnp("rm", ["rm", "-rf", "--", self.path], os.environ, setsid=True,
-                        file_actions=[*streams, (os.POSIX_SPAWN_DUP2, self._fd, 3)])
+        os.posix_spawnp(
+            "rm",
+            ["rm", "-rf", "--", self.path],
+            os.environ,
+            setsid=True,
+            file_actions=[*streams, (os.POSIX_SPAWN_DUP2, self._fd, 3)],
+        )
         os.close(null)
 
 
@@ -263,6 +281,7 @@ def _is_at(path, fd):
 def _lock(directory, shared=False):
     """Wait for the lock of a directory; returns a descriptor that holds it until it is closed."""
     import fcntl
+
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     return fd
@@ -300,11 +319,14 @@ def stack(directory, parent, config=None, file=None):
     link, node = f"{data}/index/{number}", f"{parent.path}/{number}"
     # Whoever removes entries that lead nowhere waits meanwhile, for this makes one.
     lock = _lock(data + "/index", shared=True)
-    os.symlink(f"..{node[len(data):]}", link)
+    os.symlink(f"..{node[len(data) :]}", link)
     try:
         os.mkdir(node)
         os.mkdir(node + "/_data")
-        for name, content in {**{name: parent.read(name) for name in CONFIG}, **(config or {})}.items():
+        for name, content in {
+            **{name: parent.read(name) for name in CONFIG},
+            **(config or {}),
+        }.items():
             if content:
                 _write(f"{node}/_data/{name}", content)
         if file:
@@ -389,7 +411,9 @@ def _marks_live_process(name):
     # Of another pid namespace, only those below this one can be seen to be empty.
     if _pid_namespace("self") != INITIAL_PID_NAMESPACE:
         return True
-    return namespace in {str(_pid_namespace(each)) for each in filter(str.isdigit, os.listdir("/proc"))}
+    return namespace in {
+        str(_pid_namespace(each)) for each in filter(str.isdigit, os.listdir("/proc"))
+    }
 
 
 def _status(pid):
@@ -418,13 +442,16 @@ def unowned():
     and by those that have an overlay mounted which writes to it.
     """
     import fcntl
+
     directory = path() + "/tmp"
     names = [name for name in os.listdir(directory) if not _marks_live_process(name)]
     for start in range(0, len(names), BATCH):
         locked = {}
-        for name in names[start:start + BATCH]:
+        for name in names[start : start + BATCH]:
             try:
-                locked[name] = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                locked[name] = os.open(
+                    f"{directory}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                )
                 fcntl.flock(locked[name], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
                 continue
@@ -460,6 +487,7 @@ def hold(directory):
     Raises Error where another process holds it.
     """
     import fcntl
+
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -477,8 +505,10 @@ def durable():
 def require_room(parent):
     """Raise Error where one layer more on the Image parent could never be mounted."""
     if parent.path.rpartition("/layer/0")[2].count("/") >= DEEPEST:
-        raise Error(f"image {parent.id} has {DEEPEST} layers, the most that the kernel mounts"
-                    " (push and pull it to make them one)")
+        raise Error(
+            f"image {parent.id} has {DEEPEST} layers, the most that the kernel mounts"
+            " (push and pull it to make them one)"
+        )
 
 
 def _next_id(data):
@@ -533,16 +563,22 @@ def _unescape(field):
 
 
 def _in_use(what, pids):
-    return Error(f"{what} is in use by {'processes' if len(pids) > 1 else 'process'}"
-                 f" {', '.join(map(str, sorted(pids)))} (--force removes it all the same)")
+    return Error(
+        f"{what} is in use by {'processes' if len(pids) > 1 else 'process'}"
+        f" {', '.join(map(str, sorted(pids)))} (--force removes it all the same)"
+    )
 
 
 def delete(directory):
     """Remove a directory tree; where it does not exist, that is fine. Raises Error."""
     # rm(1), because it is faster than Python and needs no path shorter than PATH_MAX.
     reader, writer = os.pipe()
-    pid = os.posix_spawnp("rm", ["rm", "-rf", "--", directory], os.environ,
-                          file_actions=[(os.POSIX_SPAWN_DUP2, writer, 2)])
+    pid = os.posix_spawnp(
+        "rm",
+        ["rm", "-rf", "--", directory],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, writer, 2)],
+    )
     os.close(writer)
     with open(reader, encoding="utf-8", errors="replace") as file:
         why = file.readline().rstrip("\n")
@@ -550,8 +586,10 @@ def delete(directory):
             pass
     if os.waitpid(pid, 0)[1]:
         foreign = why.endswith((os.strerror(errno.EACCES), os.strerror(errno.EPERM)))
-        raise Error((why.removeprefix("rm: ") or f"cannot remove {directory}")
-                    + (" (where root made it, root can remove it)" if foreign else ""))
+        raise Error(
+            (why.removeprefix("rm: ") or f"cannot remove {directory}")
+            + (" (where root made it, root can remove it)" if foreign else "")
+        )
 
 
 def remove(images, used="refuse"):

@@ -1,4 +1,5 @@
 """A small world for each test: a data directory and a home of its own, and plash in it."""
+
 import fcntl
 import hashlib
 import os
@@ -37,6 +38,7 @@ def wait_for(condition, seconds=20):
 def subordinate_ids():
     """Whether more than the user's own ids can be mapped: for root always."""
     import pwd
+
     user = pwd.getpwuid(os.getuid()).pw_name
     entries = Path("/etc/subuid").read_text() if os.path.exists("/etc/subuid") else ""
     return os.getuid() == 0 or shutil.which("newuidmap") and f"{user}:" in entries
@@ -52,7 +54,9 @@ def kind_of_user():
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "only_for(kind, ...): a test that has no meaning for other kinds of user")
+    config.addinivalue_line(
+        "markers", "only_for(kind, ...): a test that has no meaning for other kinds of user"
+    )
     # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     expected = os.environ.get("PLASH_TEST_USER", kind_of_user())
@@ -61,8 +65,11 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     """Leave out what has no meaning for this kind of user; that is not a skip, which strictness forbids."""
-    other = [item for item in items
-             if any(kind_of_user() not in mark.args for mark in item.iter_markers("only_for"))]
+    other = [
+        item
+        for item in items
+        if any(kind_of_user() not in mark.args for mark in item.iter_markers("only_for"))
+    ]
     if other:
         config.hook.pytest_deselected(items=other)
         items[:] = [item for item in items if item not in other]
@@ -104,7 +111,12 @@ class Plash:
         self.home = place / "home"
         self.home.mkdir()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PLASH")}
-        self.env = {**kept, "PLASH_DATA": str(self.data), "HOME": str(self.home), "PLASH_NO_SYNC": "1"}
+        self.env = {
+            **kept,
+            "PLASH_DATA": str(self.data),
+            "HOME": str(self.home),
+            "PLASH_NO_SYNC": "1",
+        }
         self.env.pop("XDG_DATA_HOME", None)
 
     def __call__(self, *words, **options):
@@ -115,14 +127,25 @@ class Plash:
         if isinstance(input, str):
             input = input.encode()
         feed = {"stdin": stdin} if stdin else {"input": input}
-        return Result(subprocess.run(words, cwd=cwd or self.place, env={**self.env, **(env or {})},
-                                     capture_output=True, timeout=300, **feed, **options))
+        return Result(
+            subprocess.run(
+                words,
+                cwd=cwd or self.place,
+                env={**self.env, **(env or {})},
+                capture_output=True,
+                timeout=300,
+                **feed,
+                **options,
+            )
+        )
 
     def start(self, *words, **options):
         """Start a command and return its subprocess.Popen, with pipes."""
         pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([LIBEXEC / f"plash-{words[0]}", *words[1:]],
-                                **{"cwd": self.place, "env": self.env, **pipe, **options})
+        return subprocess.Popen(
+            [LIBEXEC / f"plash-{words[0]}", *words[1:]],
+            **{"cwd": self.place, "env": self.env, **pipe, **options},
+        )
 
     def snapshot(self):
         """All that is in the store, to tell whether a failure changed it."""
@@ -159,11 +182,22 @@ def tree(tar):
                 continue
             content = opened.extractfile(member) if member.isreg() else None
             entries[name] = {
-                "type": member.type.replace(tarfile.GNUTYPE_SPARSE, tarfile.REGTYPE), "mode": member.mode & 0o7777,
-                "owner": (member.uid, member.gid), "mtime": int(member.mtime), "target": member.linkname,
-                "device": (member.devmajor, member.devminor) if member.isdev() and not member.isfifo() else None,
-                "content": hashlib.sha256(content.read()).hexdigest() if content and member.size else "",
-                "xattrs": {key: value for key, value in member.pax_headers.items() if key.startswith("SCHILY.xattr")},
+                "type": member.type.replace(tarfile.GNUTYPE_SPARSE, tarfile.REGTYPE),
+                "mode": member.mode & 0o7777,
+                "owner": (member.uid, member.gid),
+                "mtime": int(member.mtime),
+                "target": member.linkname,
+                "device": (member.devmajor, member.devminor)
+                if member.isdev() and not member.isfifo()
+                else None,
+                "content": hashlib.sha256(content.read()).hexdigest()
+                if content and member.size
+                else "",
+                "xattrs": {
+                    key: value
+                    for key, value in member.pax_headers.items()
+                    if key.startswith("SCHILY.xattr")
+                },
             }
     for first, names in links.items():
         names.add(first)
@@ -179,8 +213,10 @@ def plash(tmp_path):
     assert not world.data.exists() or world.leftovers() == []
     world("sudo", "rm", "-rf", world.data)
     # Whatever else a test made with subordinate ids.
-    world.run([LIBEXEC / "plash-sudo", "find", tmp_path, "-mindepth", "1", "-delete"],
-              env={"PLASH_DATA": "/nonexistent"})
+    world.run(
+        [LIBEXEC / "plash-sudo", "find", tmp_path, "-mindepth", "1", "-delete"],
+        env={"PLASH_DATA": "/nonexistent"},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -203,9 +239,13 @@ def image(plash, host_tar):
 @pytest.fixture
 def layers(plash):
     """A function that lists what is in an image's own layer, as sorted paths."""
+
     def listed(number):
         root = plash("nodepath", number).ok().out.strip() + "/_data/root"
-        return sorted(plash("sudo", "find", root, "-mindepth", "1", "-printf", "%P\n").ok().out.split())
+        return sorted(
+            plash("sudo", "find", root, "-mindepth", "1", "-printf", "%P\n").ok().out.split()
+        )
+
     return listed
 
 
@@ -232,6 +272,7 @@ def oci_tools():
 def registry(tmp_path_factory, oci_tools):
     """A registry of its own, a layouts.Registry."""
     import layouts
+
     need_program("docker-registry")
     with layouts.registry(tmp_path_factory.mktemp("registry")) as opened:
         yield opened

@@ -1,4 +1,5 @@
 """docker, with a dockerd of its own, and podman, with a store of its own."""
+
 import contextlib
 import os
 import shutil
@@ -30,10 +31,26 @@ def docker(place):
     engine = Engine("docker", env={"DOCKER_HOST": socket})
 
     def ready():
-        return subprocess.run(["docker", "version"], env=engine.env, capture_output=True).returncode == 0
+        return (
+            subprocess.run(["docker", "version"], env=engine.env, capture_output=True).returncode
+            == 0
+        )
 
-    words = ["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=overlay2",
-             "-H", socket, "--data-root", place / "data", "--exec-root", place / "exec", "--pidfile", place / "pid"]
+    words = [
+        "dockerd",
+        "--bridge=none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--storage-driver=overlay2",
+        "-H",
+        socket,
+        "--data-root",
+        place / "data",
+        "--exec-root",
+        place / "exec",
+        "--pidfile",
+        place / "pid",
+    ]
     with running(words, ready, place / "log"):
         yield engine
     # dockerd leaves the namespace of --network=none mounted.
@@ -44,8 +61,18 @@ def docker(place):
 def podman(place):
     """podman with its images in the new directory place."""
     runroot = tempfile.mkdtemp()  # podman refuses one of more than 50 characters
-    engine = Engine("/usr/bin/podman", "--root", place, "--runroot", runroot, "--storage-driver", "vfs",
-                    "--runtime", "runc", "--cgroup-manager=cgroupfs")
+    engine = Engine(
+        "/usr/bin/podman",
+        "--root",
+        place,
+        "--runroot",
+        runroot,
+        "--storage-driver",
+        "vfs",
+        "--runtime",
+        "runc",
+        "--cgroup-manager=cgroupfs",
+    )
     try:
         yield engine
     finally:

@@ -1,4 +1,5 @@
 """Commands on a full disk. Run by test_crash.py in a mount namespace of its own, where it can mount a small one."""
+
 import os
 import subprocess
 
@@ -10,9 +11,19 @@ PAGE = 4096
 ENOUGH = 64 << 20
 # A tmpfs counts pages and inodes; directories and links are inodes alone.
 CASES = {("pages", name): COMMANDS[name] for name in ("pull:tarfile", "pull:url", "do")}
-CASES["pages", "build"] = lambda checker: ["build", "1", "cat /bin/busybox >/copy; " + step(f"b{checker.counter}")]
-CASES.update({("inodes", name): make for name, make in COMMANDS.items()
-              if name not in ("run", "rm", "shrink", "clean", "run:persist", "map ''", "mkdtemp", "push:tarfile")})
+CASES["pages", "build"] = lambda checker: [
+    "build",
+    "1",
+    "cat /bin/busybox >/copy; " + step(f"b{checker.counter}"),
+]
+CASES.update(
+    {
+        ("inodes", name): make
+        for name, make in COMMANDS.items()
+        if name
+        not in ("run", "rm", "shrink", "clean", "run:persist", "map ''", "mkdtemp", "push:tarfile")
+    }
+)
 
 
 def mount(data, size=ENOUGH, inodes=1 << 20, remount=True):
@@ -48,7 +59,9 @@ def test_full_disk(store, what, name):  # noqa: F811
             failures += 1
             *others, last = result.err.splitlines()
             assert result.status == 1 and last.startswith("plash "), result.err
-            assert not others or name in ("build", "cache"), result.err  # what the command itself says
+            assert not others or name in ("build", "cache"), (
+                result.err
+            )  # what the command itself says
         else:
             successes += 1
         after = store.clean()

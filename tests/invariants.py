@@ -4,6 +4,7 @@ The images that these tests make consist of steps: a directory /steps/NAME with 
 `first`, written at the beginning of the step, and `last`, at its end. So an image tells itself whether it is whole,
 and which step made it.
 """
+
 import io
 import os
 import shutil
@@ -21,6 +22,7 @@ def step(name):
 def write_tar(path, name="base"):
     """An archive of a small root filesystem, with the step name."""
     with tarfile.open(path, "w") as tar:
+
         def add(member, content=None, target=None, mode=0o755):
             info = tarfile.TarInfo(member)
             info.mode = mode
@@ -28,8 +30,11 @@ def write_tar(path, name="base"):
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
             else:
-                info.type, info.linkname = (tarfile.SYMTYPE, target) if target else (tarfile.DIRTYPE, "")
+                info.type, info.linkname = (
+                    (tarfile.SYMTYPE, target) if target else (tarfile.DIRTYPE, "")
+                )
                 tar.addfile(info)
+
         for directory in "bin", "steps", f"steps/{name}":
             add(directory)
         add(f"steps/{name}/first", b"")
@@ -74,9 +79,13 @@ class Checker:
         assert counter >= max([self.counter, *found, *self.printed])
         self.counter = counter
         for number, node in found.items():
-            assert os.path.exists(os.path.dirname(node) + "/_data/root"), f"image {number} has no parent"
+            assert os.path.exists(os.path.dirname(node) + "/_data/root"), (
+                f"image {number} has no parent"
+            )
             if number not in self.steps:
-                self.steps[number] = self.plash("run", str(number), "sh", "-c", WHOLE).ok().out.split()
+                self.steps[number] = (
+                    self.plash("run", str(number), "sh", "-c", WHOLE).ok().out.split()
+                )
         for name in os.listdir(self.data + "/map"):
             # These tests name images by their ids.
             assert os.readlink(f"{self.data}/map/{name}") == f"../index/{name.partition('-')[2]}"

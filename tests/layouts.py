@@ -1,4 +1,5 @@
 """OCI images for tests: layouts that are written by hand, and a real registry."""
+
 import contextlib
 import gzip
 import hashlib
@@ -42,12 +43,24 @@ def write_layout(place, layers, config=None, diff_ids=None):
 
     def add(content, kind):
         (blobs / digest(content)[7:]).write_bytes(content)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest(content), "size": len(content)}
-    described = {"architecture": MACHINE, "os": "linux", "config": config or {},
-                 "rootfs": {"type": "layers", "diff_ids": diff_ids or [digest(each) for each in layers]}}
-    manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "config": add(json.dumps(described).encode(), "config.v1+json"),
-                "layers": [add(gzip.compress(each, mtime=0), "layer.v1.tar+gzip") for each in layers]}
+        return {
+            "mediaType": f"application/vnd.oci.image.{kind}",
+            "digest": digest(content),
+            "size": len(content),
+        }
+
+    described = {
+        "architecture": MACHINE,
+        "os": "linux",
+        "config": config or {},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids or [digest(each) for each in layers]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": add(json.dumps(described).encode(), "config.v1+json"),
+        "layers": [add(gzip.compress(each, mtime=0), "layer.v1.tar+gzip") for each in layers],
+    }
     entry = add(json.dumps(manifest).encode(), "manifest.v1+json")
     entry["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
     (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
@@ -70,14 +83,25 @@ def changes(number, seed):
                 if parent and parent != path and tree.get(parent, b"") is not None:
                     drop(parent)
                     tree[parent] = entries[parent] = None
-            if tree.get(path, None) is None and content is not None or tree.get(path, b"") is not None and content is None:
+            if (
+                tree.get(path, None) is None
+                and content is not None
+                or tree.get(path, b"") is not None
+                and content is None
+            ):
                 drop(path)
             tree[path] = entries[path] = content
+
         for _ in range(12):
             path = "/".join(chance.choice("abcd") for _ in range(chance.randint(1, 2)))
-            kind = chance.choice(("file", "file", "link", "directory", "remove", "remove", "opaque"))
+            kind = chance.choice(
+                ("file", "file", "link", "directory", "remove", "remove", "opaque")
+            )
             covering = path + "/", path.split("/")[0] + "/.wh"
-            if any(each == path or each.startswith(covering) or path.startswith(each + "/") for each in entries):
+            if any(
+                each == path or each.startswith(covering) or path.startswith(each + "/")
+                for each in entries
+            ):
                 continue
             parent, _, name = path.rpartition("/")
             hidden = f"{parent}/.wh.{name}" if parent else f".wh.{name}"
@@ -106,8 +130,10 @@ def seen(lines):
 
 def expected(tree):
     kinds = {type(None): "d", bytes: "f", str: "l"}
-    return sorted(f"{kinds[type(content)]} {path} {content if isinstance(content, str) else ''}".rstrip()
-                  for path, content in tree.items())
+    return sorted(
+        f"{kinds[type(content)]} {path} {content if isinstance(content, str) else ''}".rstrip()
+        for path, content in tree.items()
+    )
 
 
 BASE = [layer([("etc", None), ("etc/name", b"base")]), layer([("etc/two", b"2")])]
@@ -120,17 +146,22 @@ class Registry:
         self.address, self._log, self._read = address, log, 0
 
     def _lines(self, *words):
-        text = self._log.read_text()[self._read:]
+        text = self._log.read_text()[self._read :]
         self._read += len(text)
         return [line for line in text.splitlines() if all(word in line for word in words)]
 
     def fetched(self):
         """The digests of what was fetched from it since the last call of a method here."""
-        return [line.partition("/blobs/")[2].split()[0] for line in self._lines('"GET /v2/', "/blobs/")]
+        return [
+            line.partition("/blobs/")[2].split()[0] for line in self._lines('"GET /v2/', "/blobs/")
+        ]
 
     def sent(self):
         """The same of what was sent to it."""
-        return ["sha256:" + line.partition("digest=sha256%3A")[2].split()[0] for line in self._lines('"PUT /v2/', "/blobs/uploads/")]
+        return [
+            "sha256:" + line.partition("digest=sha256%3A")[2].split()[0]
+            for line in self._lines('"PUT /v2/', "/blobs/uploads/")
+        ]
 
 
 @contextlib.contextmanager
@@ -142,8 +173,17 @@ def registry(place):
 
 def push(plash, registry, name, layers, config=None):
     ref = write_layout(plash.place / f"layout-{name}", layers, config)
-    plash.run(["skopeo", "copy", "--quiet", "--dest-tls-verify=false", ref, f"docker://{registry.address}/{name}:latest"],
-              env={"XDG_RUNTIME_DIR": str(plash.place)}).ok()
+    plash.run(
+        [
+            "skopeo",
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+            ref,
+            f"docker://{registry.address}/{name}:latest",
+        ],
+        env={"XDG_RUNTIME_DIR": str(plash.place)},
+    ).ok()
     registry.fetched()
     return f"{registry.address}/{name}"
 
@@ -156,4 +196,6 @@ def pull(plash, ref):
 def tree(plash, number):
     """All that is in the image, with modes, owners and targets of links, and the contents of files."""
     listed = plash("mounted", number, "find", ".", "-printf", LISTED).ok().out
-    return sorted(listed.splitlines()), plash("mounted", number, "sh", "-c", "find . -type f | sort | xargs sha256sum").ok().out
+    return sorted(listed.splitlines()), plash(
+        "mounted", number, "sh", "-c", "find . -type f | sort | xargs sha256sum"
+    ).ok().out

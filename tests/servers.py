@@ -1,4 +1,5 @@
 """Servers for tests: on loopback, on a free port, gone when the test ends."""
+
 import contextlib
 import functools
 import hashlib
@@ -36,7 +37,11 @@ class Files:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def answer(self, request):
-        path = request.path.partition("://")[2].partition("/")[2].join(["/", ""]) if "://" in request.path else request.path
+        path = (
+            request.path.partition("://")[2].partition("/")[2].join(["/", ""])
+            if "://" in request.path
+            else request.path
+        )
         self.requests.append((path, request.headers.get("Range")))
         if path in self.redirects:
             request.send_response(302)
@@ -60,7 +65,7 @@ class Files:
         request.end_headers()
         body = data[start:]
         if path in self.breaks:
-            request.wfile.write(body[:self.breaks.pop(path)])
+            request.wfile.write(body[: self.breaks.pop(path)])
             request.wfile.flush()
             if path in self.stalls:
                 time.sleep(300)
@@ -88,8 +93,13 @@ def free_port():
 def running(words, ready, log, seconds=60, env=()):
     """Run a server until the `with` statement ends; ready() tells when it answers."""
     with open(log, "wb") as output:
-        server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                  env={**os.environ, **dict(env)})
+        server = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **dict(env)},
+        )
     try:
         end = time.monotonic() + seconds
         while not ready():
@@ -106,7 +116,8 @@ def registry(place):
     """A real registry with its data in the directory place, and its log in place/log; yields its host:port."""
     port = free_port()
     (place / "config.yml").write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {place}/data\nhttp:\n  addr: 127.0.0.1:{port}\n")
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {place}/data\nhttp:\n  addr: 127.0.0.1:{port}\n"
+    )
 
     def ready():
         try:
@@ -166,23 +177,42 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """)
     env = {"SLURM_CONF": str(place / "slurm.conf")}
     daemons = [
-        ["/usr/sbin/munged", "--foreground", "--force", f"--key-file={place}/key", f"--socket={place}/munge/socket",
-         f"--pid-file={place}/munge/pid", f"--log-file={place}/munge/log", f"--seed-file={place}/munge/seed"],
-        ["/usr/sbin/slurmctld", "-D"], *(["/usr/sbin/slurmd", "-D", "-N", node] for node in nodes)]
+        [
+            "/usr/sbin/munged",
+            "--foreground",
+            "--force",
+            f"--key-file={place}/key",
+            f"--socket={place}/munge/socket",
+            f"--pid-file={place}/munge/pid",
+            f"--log-file={place}/munge/log",
+            f"--seed-file={place}/munge/seed",
+        ],
+        ["/usr/sbin/slurmctld", "-D"],
+        *(["/usr/sbin/slurmd", "-D", "-N", node] for node in nodes),
+    ]
 
     def idle():
-        done = subprocess.run(["sinfo", "--noheader", "--Node", "--format=%t"], env={**os.environ, **env}, capture_output=True)
+        done = subprocess.run(
+            ["sinfo", "--noheader", "--Node", "--format=%t"],
+            env={**os.environ, **env},
+            capture_output=True,
+        )
         return done.stdout.split().count(b"idle")
 
     def ready(number):
         if number == 0:
             return (place / "munge/socket").exists()
         if number == 1:
-            return not subprocess.run(["scontrol", "ping"], env={**os.environ, **env}, capture_output=True).returncode
+            return not subprocess.run(
+                ["scontrol", "ping"], env={**os.environ, **env}, capture_output=True
+            ).returncode
         return idle() >= number - 1
+
     with contextlib.ExitStack() as opened:
         for number, words in enumerate(daemons):
-            opened.enter_context(running(words, functools.partial(ready, number), place / f"log/{number}", env=env))
+            opened.enter_context(
+                running(words, functools.partial(ready, number), place / f"log/{number}", env=env)
+            )
         yield env
 
 
@@ -194,7 +224,9 @@ def sshd(place, names, environment):
     """
     port = free_port()
     for name in "host", "user":
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name], check=True
+        )
     if os.getuid() == 0:
         os.makedirs("/run/sshd", exist_ok=True)
     variables = " ".join(f"{name}={value}" for name, value in environment.items())
@@ -220,6 +252,12 @@ LogLevel ERROR
 """)
 
     def ready():
-        return subprocess.run(["ssh", "-F", place / "ssh.conf", names[0], "true"], capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                ["ssh", "-F", place / "ssh.conf", names[0], "true"], capture_output=True
+            ).returncode
+            == 0
+        )
+
     with running(["/usr/sbin/sshd", "-D", "-e", "-f", place / "sshd.conf"], ready, place / "log"):
         yield place / "ssh.conf"

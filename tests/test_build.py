@@ -1,4 +1,5 @@
 """build: what a layer captures and what it does not."""
+
 import os
 import signal
 import time
@@ -8,7 +9,9 @@ from conftest import need_program, subordinate_ids
 
 
 def test_shell_code_makes_a_new_image(plash, image, layers):
-    built = plash("build", image, "mkdir /app; echo x > /app/file; echo said; echo and this >&2").ok()
+    built = plash(
+        "build", image, "mkdir /app; echo x > /app/file; echo said; echo and this >&2"
+    ).ok()
     assert built.err == "said\nand this\n"
     assert plash("parent", built.id).out == f"{image}\n"
     assert plash("run", built.id, "cat", "/app/file").out == "x\n"
@@ -28,26 +31,41 @@ def test_code_is_read_from_stdin(plash, image):
 def test_the_first_failing_command_ends_it(plash, image):
     before = plash.snapshot()
     done = plash("build", image, "touch /a; (exit 3); touch /b")
-    hint = "" if subordinate_ids() else " (only your own id is mapped; uidmap and subordinate ids allow more, see plash doctor)"
-    assert done.error == "plash build: the command failed with exit status 3; nothing was kept" + hint
+    hint = (
+        ""
+        if subordinate_ids()
+        else " (only your own id is mapped; uidmap and subordinate ids allow more, see plash doctor)"
+    )
+    assert (
+        done.error == "plash build: the command failed with exit status 3; nothing was kept" + hint
+    )
     assert done.status == 1
     assert plash.snapshot() == before
 
 
 def test_nothing_of_the_host_is_captured(plash, image, layers, tmp_path):
-    number = plash("build", image, "touch /tmp/x ~/.profile; pwd; ls -d /host /home; cat /etc/hosts /etc/resolv.conf",
-                   cwd=tmp_path).id
+    number = plash(
+        "build",
+        image,
+        "touch /tmp/x ~/.profile; pwd; ls -d /host /home; cat /etc/hosts /etc/resolv.conf",
+        cwd=tmp_path,
+    ).id
     assert layers(number) == ["root", "root/.profile"]
     number = plash("build", image, "true").id
     assert layers(number) == []
 
 
 def test_home_is_the_images_root(plash, image):
-    assert plash("build", image, "echo $HOME; ls -A /tmp; pwd", cwd=plash.home).err == f"/root\n/host{plash.home}\n"
+    assert (
+        plash("build", image, "echo $HOME; ls -A /tmp; pwd", cwd=plash.home).err
+        == f"/root\n/host{plash.home}\n"
+    )
 
 
 def test_the_parents_directories_keep_their_attributes(plash, image):
-    first = plash("build", image, "chmod 750 /etc; chmod 711 /; touch -d 2001-02-03T00:00:00 /etc").id
+    first = plash(
+        "build", image, "chmod 750 /etc; chmod 711 /; touch -d 2001-02-03T00:00:00 /etc"
+    ).id
     second = plash("build", first, "echo 1 > /etc/passwd").id
     third = plash("build", second, "true").id
     for number in first, second, third:
@@ -64,13 +82,19 @@ def test_a_directory_of_a_lower_layer_is_replaced(plash, image):
 
 
 def test_what_it_leaves_running_is_killed(plash, image):
-    number = plash("build", image, "(while :; do echo x >> /tmp/log; echo x >> /grows; sleep 0.02; done) & sleep 0.2").id
+    number = plash(
+        "build",
+        image,
+        "(while :; do echo x >> /tmp/log; echo x >> /grows; sleep 0.02; done) & sleep 0.2",
+    ).id
     size = plash("run", number, "stat", "-c", "%s", "/grows").ok().out
     time.sleep(0.2)
     assert plash("run", number, "stat", "-c", "%s", "/grows").out == size
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupted_build_leaves_nothing(plash, image, number, status):
     before = plash.snapshot()
     build = plash.start("build", image, "touch /x; echo up; sleep 100")
@@ -105,8 +129,15 @@ def test_an_image_removed_meanwhile(plash, image):
 
 def test_a_terminal_opens_a_shell(plash, image):
     need_program("script")
-    typed = plash.run(["script", "-qefc", f"{os.path.dirname(__file__)}/../libexec/plash-build {image}", "/dev/null"],
-                      input="echo typed > /file\nexit\n").ok()
+    typed = plash.run(
+        [
+            "script",
+            "-qefc",
+            f"{os.path.dirname(__file__)}/../libexec/plash-build {image}",
+            "/dev/null",
+        ],
+        input="echo typed > /file\nexit\n",
+    ).ok()
     number = typed.out.split()[-1]
     assert plash("run", number, "cat", "/file").out == "typed\n"
 
@@ -121,6 +152,12 @@ def test_builds_at_once_get_ids_of_their_own(plash, image):
 
 def test_a_command_that_can_not_be_started(plash, image):
     before = plash.snapshot()
-    assert plash("build", image, "no-such-program", "x").error == "plash build: command not found: no-such-program"
-    assert plash("build", image, "/etc", "x").error == "plash build: cannot execute /etc: Permission denied"
+    assert (
+        plash("build", image, "no-such-program", "x").error
+        == "plash build: command not found: no-such-program"
+    )
+    assert (
+        plash("build", image, "/etc", "x").error
+        == "plash build: cannot execute /etc: Permission denied"
+    )
     assert plash.snapshot() == before

@@ -1,4 +1,5 @@
 """cache, check, recall, do, and what clean, rm, shrink and map do about them."""
+
 import os
 import shlex
 import signal
@@ -53,8 +54,17 @@ def test_a_script_builds_once(plash, project):
 
 
 def test_a_script_from_two_sessions_at_once(plash, project):
-    processes = [subprocess.Popen([project / "script"], cwd=project, env=plash.env, start_new_session=True,
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for _ in range(2)]
+    processes = [
+        subprocess.Popen(
+            [project / "script"],
+            cwd=project,
+            env=plash.env,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
     assert [process.communicate(timeout=60)[0] for process in processes] == [b"1\na\n"] * 2
     assert (project / "log").read_text() == "one\ntwo\n"
 
@@ -62,33 +72,59 @@ def test_a_script_from_two_sessions_at_once(plash, project):
 def test_different_scripts_at_once_in_one_session(plash, project):
     need_program("make")
     for name in "xyz":
-        (project / name).write_text("#!/bin/sh -e\nplash do pull:tarfile host.tar\n" + "".join(
-            f"plash do build 'echo {name}{step} >> /steps'\n" for step in range(3)) + "plash do run cat /steps\n")
+        (project / name).write_text(
+            "#!/bin/sh -e\nplash do pull:tarfile host.tar\n"
+            + "".join(f"plash do build 'echo {name}{step} >> /steps'\n" for step in range(3))
+            + "plash do run cat /steps\n"
+        )
         (project / name).chmod(0o755)
     (project / "Makefile").write_text("all: x.out y.out z.out\n%.out: %\n\t./$< > $@\n")
     plash.run(["make", "-j3"], cwd=project, start_new_session=True).ok()
     for name in "xyz":
-        assert (project / f"{name}.out").read_text() == "".join(f"{name}{step}\n" for step in range(3))
+        assert (project / f"{name}.out").read_text() == "".join(
+            f"{name}{step}\n" for step in range(3)
+        )
 
 
 def test_one_session_has_one_image(plash, project):
-    result = in_session(plash, project, "plash recall pull:tarfile host.tar", "plash recall build true",
-                        "sh -c 'plash recall id; :'", "plash recall parent")
+    result = in_session(
+        plash,
+        project,
+        "plash recall pull:tarfile host.tar",
+        "plash recall build true",
+        "sh -c 'plash recall id; :'",
+        "plash recall parent",
+    )
     assert (result.out, result.err) == ("2\n1\n", "")
 
 
 def test_recall_without_an_image(plash, project):
     result = in_session(plash, project, "plash recall run true")
-    assert result.err == "plash recall: the session has no image yet; begin with one such as" \
-                         " `plash do pull:lxc alpine:edge`\n"
-    result = in_session(plash, project, "plash do pull:tarfile host.tar", "plash rm 1", "plash do run true")
-    assert result.err == "plash do: image 1, the session's last, was removed; begin again with one such as" \
-                         " `plash do pull:lxc`\n"
+    assert (
+        result.err == "plash recall: the session has no image yet; begin with one such as"
+        " `plash do pull:lxc alpine:edge`\n"
+    )
+    result = in_session(
+        plash, project, "plash do pull:tarfile host.tar", "plash rm 1", "plash do run true"
+    )
+    assert (
+        result.err
+        == "plash do: image 1, the session's last, was removed; begin again with one such as"
+        " `plash do pull:lxc`\n"
+    )
 
 
 def test_recall_passes_on_what_prints_no_id(plash, project):
-    result = in_session(plash, project, "plash do pull:tarfile host.tar", "plash do run cat", "plash do version",
-                        'plash do run sh -c "exit 7"; echo $?', "plash recall map", "plash recall nope")
+    result = in_session(
+        plash,
+        project,
+        "plash do pull:tarfile host.tar",
+        "plash do run cat",
+        "plash do version",
+        'plash do run sh -c "exit 7"; echo $?',
+        "plash recall map",
+        "plash recall nope",
+    )
     version = plash("version").out
     assert result.out == version + "7\n"
     assert result.err == "plash: no such command: nope (`plash help` lists all)\n"
@@ -96,14 +132,25 @@ def test_recall_passes_on_what_prints_no_id(plash, project):
 
 def test_recall_of_a_plugin(plash, project):
     for name, text, code in (
-            ("takes", "Usage: plash takes ID [WORD]", 'echo "$@"'),
-            ("makes", "Usage: plash makes ID\n#\n# Prints the id of\n# the new image.", 'plash-build "$1" true'),
-            ("says", "Usage: plash says WORD", 'echo "$@"; exit 5')):
+        ("takes", "Usage: plash takes ID [WORD]", 'echo "$@"'),
+        (
+            "makes",
+            "Usage: plash makes ID\n#\n# Prints the id of\n# the new image.",
+            'plash-build "$1" true',
+        ),
+        ("says", "Usage: plash says WORD", 'echo "$@"; exit 5'),
+    ):
         (project / f"plash-{name}").write_text(f"#!/bin/sh\n# Do something.\n#\n# {text}\n{code}\n")
         (project / f"plash-{name}").chmod(0o755)
     plash.env["PATH"] += f":{project}"
-    result = in_session(plash, project, "plash recall pull:tarfile host.tar", "plash recall makes",
-                        "plash recall takes x", "plash recall says y; echo $?")
+    result = in_session(
+        plash,
+        project,
+        "plash recall pull:tarfile host.tar",
+        "plash recall makes",
+        "plash recall takes x",
+        "plash recall says y; echo $?",
+    )
     assert (result.out, result.err) == ("2 x\ny\n5\n", "")
 
 
@@ -111,10 +158,19 @@ def test_clean_forgets_sessions_that_ended(plash, project):
     recall = plash.data / "recall"
     in_session(plash, project, "plash recall pull:tarfile host.tar")
     assert os.listdir(recall)
-    result = in_session(plash, project, "plash recall id", "plash recall pull:tarfile host.tar", "plash clean",
-                        "plash recall id")
-    assert (result.out, result.err) == ("2\n", "plash recall: the session has no image yet; begin with one such as"
-                                                " `plash do pull:lxc alpine:edge`\n")
+    result = in_session(
+        plash,
+        project,
+        "plash recall id",
+        "plash recall pull:tarfile host.tar",
+        "plash clean",
+        "plash recall id",
+    )
+    assert (result.out, result.err) == (
+        "2\n",
+        "plash recall: the session has no image yet; begin with one such as"
+        " `plash do pull:lxc alpine:edge`\n",
+    )
     code = "plash recall pull:tarfile host.tar; ls $PLASH_DATA/recall"
     gone = plash.run(["sh", "-c", code], cwd=project, start_new_session=True).ok().out.split()
     assert gone
@@ -125,8 +181,10 @@ def test_clean_forgets_sessions_that_ended(plash, project):
 def test_cache_goes_by_the_exact_words(plash, image):
     first = plash("cache", "build", image, "echo", "a").id
     assert plash("cache", "build", image, "echo", "a").id == first
-    others = [plash("cache", "build", image, *words).id for words in (
-        ["echo", "b"], ["echo", "a", ""], ["echo", "a", "b"], ["echo", "b", "a"])]
+    others = [
+        plash("cache", "build", image, *words).id
+        for words in (["echo", "b"], ["echo", "a", ""], ["echo", "a", "b"], ["echo", "b", "a"])
+    ]
     assert len({first, *others}) == 5
     plash("rm", first).ok()
     again = plash("cache", "build", image, "echo", "a").id
@@ -142,8 +200,10 @@ def test_cache_of_a_command_that_fails(plash, image, tmp_path):
         result = plash("cache", "fails")
         assert (result.status, result.out, result.err) == (7, "", "sorry\n")
     assert (plash.place / "log").read_text() == "x\nx\n"
-    assert plash("cache", "version").error == \
-        "plash cache: `plash version` printed no id of an image; there is nothing to remember"
+    assert (
+        plash("cache", "version").error
+        == "plash cache: `plash version` printed no id of an image; there is nothing to remember"
+    )
     assert "did you mean build" in plash("cache", "buidl", "1").error
     assert os.listdir(plash.data / "cache") == []
 
@@ -151,7 +211,12 @@ def test_cache_of_a_command_that_fails(plash, image, tmp_path):
 def slow_build(plash, image):
     """Start a cached build that waits for a file, and return once it runs."""
     code = f"echo run >> {plash.place}/log; while test ! -e {plash.place}/go; do sleep 0.02; done"
-    cached = plash.start("cache", "build", image, f"cd /host{plash.place}; {code.replace(str(plash.place) + '/', '')}")
+    cached = plash.start(
+        "cache",
+        "build",
+        image,
+        f"cd /host{plash.place}; {code.replace(str(plash.place) + '/', '')}",
+    )
     return cached
 
 
@@ -277,7 +342,10 @@ def test_rm_tells_of_names(plash, image):
     plash("map", "my name", child).ok()
     plash("map", "other", other).ok()
     result = plash("rm", child).ok()
-    assert (result.out, result.err) == ("", f"plash rm: image {child} was named 'my name', which names nothing now\n")
+    assert (result.out, result.err) == (
+        "",
+        f"plash rm: image {child} was named 'my name', which names nothing now\n",
+    )
     assert plash("map").out == f"other {other}\n"
 
 
@@ -303,7 +371,10 @@ def test_shrink_removes_the_older_half(plash, image):
         plash("build", parent, "true").ok()
     plash("map", "three", "3").ok()
     result = plash("shrink").ok()
-    assert (result.out, result.err) == ("", "plash shrink: image 3 was named 'three', which names nothing now\n")
+    assert (result.out, result.err) == (
+        "",
+        "plash shrink: image 3 was named 'three', which names nothing now\n",
+    )
     assert sorted(os.listdir(plash.data / "index")) == ["0", "1", "4", "5"]
     with plash.start("run", "5", "cat") as run:
         run.stdin.write(b"x\n")
@@ -323,8 +394,12 @@ def test_clean_goes_by_the_process_not_by_its_number(plash, image):
     """Entries of another boot, of a process whose number another has by now, of a process that lives."""
     live = plash("mkdtemp").out.strip()
     pid, start, namespace, boot, _ = os.path.basename(live).split(".")
-    for other in (f"{pid}.{int(start) + 1}.{namespace}.{boot}", f"{pid}.{start}.{namespace}.{boot[:-4]}0000",
-                  f"99999999.{start}.{namespace}.{boot}", f"{pid}.{start}.1.{boot}"):
+    for other in (
+        f"{pid}.{int(start) + 1}.{namespace}.{boot}",
+        f"{pid}.{start}.{namespace}.{boot[:-4]}0000",
+        f"99999999.{start}.{namespace}.{boot}",
+        f"{pid}.{start}.1.{boot}",
+    ):
         (plash.data / "tmp" / f"{other}.abc").mkdir()
         os.symlink("../index/1", plash.data / "recall" / other)
     os.symlink("../index/1", plash.data / "recall" / os.path.basename(live).rpartition(".")[0])
@@ -348,5 +423,8 @@ def test_work_of_one_name_is_waited_for(plash):
     plash("init").ok()
     code = "from plashlib import store\nfor turn in range(400):\n    with store.Work('same'): pass"
     env = {**plash.env, "PYTHONPATH": str(ROOT)}
-    running = [subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE) for _ in range(8)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)
+        for _ in range(8)
+    ]
     assert {process.communicate()[1] for process in running} == {b""}

@@ -1,4 +1,5 @@
 """Completion in real shells on a terminal: what TAB makes of a line, and the program behind it."""
+
 import os
 import pty
 import re
@@ -28,8 +29,14 @@ class Terminal:
         self.shell = shell
         words = SHELLS[shell]
         need_program(words[0])
-        env = {**plash.env, "PATH": f"{extra}{ROOT}/bin:{ROOT}/libexec:{plash.env['PATH']}", "TERM": "xterm", "LANG": "C.UTF-8",
-               "PS1": "ready> ", "COLUMNS": "200"}
+        env = {
+            **plash.env,
+            "PATH": f"{extra}{ROOT}/bin:{ROOT}/libexec:{plash.env['PATH']}",
+            "TERM": "xterm",
+            "LANG": "C.UTF-8",
+            "PS1": "ready> ",
+            "COLUMNS": "200",
+        }
         self.pid, self.fd = pty.fork()
         if not self.pid:
             os.chdir(plash.place)
@@ -47,13 +54,15 @@ class Terminal:
         while time.monotonic() < end:
             found = re.search(pattern, self.read)
             if found:
-                self.read = self.read[found.end():]
+                self.read = self.read[found.end() :]
                 return found
             if select.select([self.fd], [], [], 0.2)[0]:
                 new = os.read(self.fd, 65536).decode(errors="replace")
                 if "\x1b[c" in new or "\x1b[0c" in new:
                     self.type("\x1b[?62;c")  # fish asks what terminal this is
-                self.read += re.sub(r"\x1b\[[0-9;?<>=]*[a-zA-Z]|\x1b[()=>][B0]?|\x1b\]\d*;[^\x07]*\x07", "", new)
+                self.read += re.sub(
+                    r"\x1b\[[0-9;?<>=]*[a-zA-Z]|\x1b[()=>][B0]?|\x1b\]\d*;[^\x07]*\x07", "", new
+                )
         raise AssertionError(f"no {pattern!r} in {self.read!r}")
 
     def complete(self, line):
@@ -76,7 +85,9 @@ def terminal(plash, request):
         plash("map", name, "2").ok()
     plugins = plash.place / "plugins"
     plugins.mkdir()
-    (plugins / "plash-zzplugin").write_text("#!/bin/sh\n# A plugin.\n#\n# Usage: plash zzplugin ID KEY\n")
+    (plugins / "plash-zzplugin").write_text(
+        "#!/bin/sh\n# A plugin.\n#\n# Usage: plash zzplugin ID KEY\n"
+    )
     (plugins / "plash-zzplugin").chmod(0o755)
     (plash.place / "archive.tar").touch()
     (plash.place / "some dir").mkdir()
@@ -131,15 +142,33 @@ def test_options_are_told_with_what_they_do(plash):
     assert complete(plash, "run", "1", "-") == [[":commands"]]
 
 
-@pytest.mark.parametrize("words, kind", [
-    (["run", "1", ""], ":commands"), (["do", "run", ""], ":commands"), (["push:dir", "1", ""], ":directories"),
-    (["pull:tarfile", ""], ":files"), (["run", "-b", ""], ":files"), (["pull:oci", "--authfile="], ":files")])
+@pytest.mark.parametrize(
+    "words, kind",
+    [
+        (["run", "1", ""], ":commands"),
+        (["do", "run", ""], ":commands"),
+        (["push:dir", "1", ""], ":directories"),
+        (["pull:tarfile", ""], ":files"),
+        (["run", "-b", ""], ":files"),
+        (["pull:oci", "--authfile="], ":files"),
+    ],
+)
 def test_what_the_shell_completes(plash, words, kind):
     assert complete(plash, *words)[-1] == [kind]
 
 
 def test_it_makes_no_store_and_says_nothing_of_nonsense(plash):
-    for words in ["run", ""], ["map", ""], ["nonsense", ""], ["do"], ["do", ""], [], ["-"], ["rm", "--nope", ""], ["run", "\udcff"]:
+    for words in (
+        ["run", ""],
+        ["map", ""],
+        ["nonsense", ""],
+        ["do"],
+        ["do", ""],
+        [],
+        ["-"],
+        ["rm", "--nope", ""],
+        ["run", "\udcff"],
+    ):
         done = plash("complete", "--", *words).ok()
         assert done.err == ""
     assert not plash.data.exists()

@@ -1,4 +1,5 @@
 """What the commands cost, in counts: of processes, system calls and imported modules. Times are for `make bench`."""
+
 import os
 import re
 import sys
@@ -13,19 +14,31 @@ MAPPERS = 3 if os.getuid() and subordinate_ids() else 0
 
 def imported(plash, *words):
     """The modules that a program imports besides those that Python itself begins with."""
+
     def listed(*program):
         err = plash.run([sys.executable, "-E", "-X", "importtime", *program]).ok().err
         return set(re.findall(r"^import time:[^|]*\|[^|]*\| +(\S+)$", err, re.M))
+
     return listed(*words) - listed("-c", "pass")
 
 
 def test_run_imports_what_it_uses_and_no_more(plash, image):
-    modules = {"plashlib", "plashlib.cli", "plashlib.container", "plashlib.namespaces", "plashlib.store",
-               "errno", "pwd", "_ctypes"}
+    modules = {
+        "plashlib",
+        "plashlib.cli",
+        "plashlib.container",
+        "plashlib.namespaces",
+        "plashlib.store",
+        "errno",
+        "pwd",
+        "_ctypes",
+    }
     assert imported(plash, LIBEXEC / "plash-run", image, "true") <= modules
 
 
-@pytest.mark.parametrize("words", [["nodepath", "1"], ["map"], ["id", "1"], ["parent", "1"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["nodepath", "1"], ["map"], ["id", "1"], ["parent", "1"]], ids=" ".join
+)
 def test_a_lookup_imports_what_it_uses_and_no_more(plash, image, words):
     modules = {"plashlib", "plashlib.cli", "plashlib.namespaces", "plashlib.store", "errno"}
     assert imported(plash, LIBEXEC / f"plash-{words[0]}", *words[1:]) <= modules
@@ -47,7 +60,9 @@ def calls_of_run(plash, image):
     """Those of the process itself, without the ones that map its ids."""
     calls = traced(plash, LIBEXEC / "plash-run", image, "/bin/true")
     # A call that another process's interrupts is in two lines.
-    return [line for line in calls if line.split()[0] == calls[0].split()[0] and " resumed>" not in line]
+    return [
+        line for line in calls if line.split()[0] == calls[0].split()[0] and " resumed>" not in line
+    ]
 
 
 def test_run_makes_few_system_calls(plash, image):
@@ -69,7 +84,11 @@ def test_runs_leave_nothing(plash, image):
     def seen():
         with open("/proc/self/mountinfo") as file:
             mounts = len(file.readlines())
-        return mounts, plash.snapshot(), [pid for pid in os.listdir("/proc") if pid.isdigit() and in_store(pid)]
+        return (
+            mounts,
+            plash.snapshot(),
+            [pid for pid in os.listdir("/proc") if pid.isdigit() and in_store(pid)],
+        )
 
     def in_store(pid):
         try:
@@ -77,6 +96,7 @@ def test_runs_leave_nothing(plash, image):
                 return str(plash.data) in file.read()
         except OSError:
             return False
+
     before = seen()
     for _ in range(50):
         plash("run", image, "true").ok()
@@ -88,7 +108,9 @@ def test_rm_returns_before_the_files_are_deleted(plash, image):
     programs = plash.place / "programs"
     programs.mkdir()
     os.mkfifo(plash.place / "go")
-    (programs / "rm").write_text(f'#!/bin/sh\nread line <{plash.place}/go\nPATH=/bin:/usr/bin exec rm "$@"\n')
+    (programs / "rm").write_text(
+        f'#!/bin/sh\nread line <{plash.place}/go\nPATH=/bin:/usr/bin exec rm "$@"\n'
+    )
     (programs / "rm").chmod(0o755)
     plash("rm", image, env={"PATH": f"{programs}:{plash.env['PATH']}"}).ok()
     assert plash("nodepath", image).status == 1

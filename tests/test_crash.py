@@ -1,4 +1,5 @@
 """Commands that are killed, that fail at each system call, that find a full disk, that run all at once."""
+
 import os
 import random
 import re
@@ -12,10 +13,25 @@ from conftest import LIBEXEC, need_program
 from invariants import Checker, step, write_tar
 
 # All that changes which files there are, or waits for it; a kill at one that changes attributes shows no more.
-CALLS = ("mkdir,mkdirat,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,rmdir,link,linkat,mknod,mknodat,"
-         "write,ftruncate,flock,fsync,syncfs,mount,umount2")
-ATTRIBUTES = "chmod,fchmod,fchmodat,chown,lchown,fchown,fchownat,setxattr,lsetxattr,fsetxattr,utimensat"
-ALLOCATING = {"mkdir", "symlink", "rename", "link", "write", "fsync", "syncfs", "lsetxattr", "setxattr", "mknodat"}
+CALLS = (
+    "mkdir,mkdirat,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,rmdir,link,linkat,mknod,mknodat,"
+    "write,ftruncate,flock,fsync,syncfs,mount,umount2"
+)
+ATTRIBUTES = (
+    "chmod,fchmod,fchmodat,chown,lchown,fchown,fchownat,setxattr,lsetxattr,fsetxattr,utimensat"
+)
+ALLOCATING = {
+    "mkdir",
+    "symlink",
+    "rename",
+    "link",
+    "write",
+    "fsync",
+    "syncfs",
+    "lsetxattr",
+    "setxattr",
+    "mknodat",
+}
 SECONDS = int(os.environ.get("PLASH_TEST_SECONDS", "60"))  # for how long the commands at once run
 AT_ONCE = 64
 
@@ -90,8 +106,12 @@ def clean(store):
     store.plash("rm", os.path.basename(gone)).ok()
     (data / "tmp/garbage/root/d").mkdir(parents=True)
     (data / "tmp/garbage/root/file").touch()
-    for link, target in (("tmp/link", "../index/1"), (f"map/gone-{os.path.basename(gone)}", gone),
-                         ("cache/x", gone), ("recall/1.1.1.1", "../index/1")):
+    for link, target in (
+        ("tmp/link", "../index/1"),
+        (f"map/gone-{os.path.basename(gone)}", gone),
+        ("cache/x", gone),
+        ("recall/1.1.1.1", "../index/1"),
+    ):
         if not os.path.lexists(data / link):
             os.symlink(target, data / link)
     return ["clean"]
@@ -121,8 +141,20 @@ COMMANDS = {
 def traced(store, words, *options):
     """Run a command under strace; returns its result and the lines of strace's output."""
     log = store.plash.place / "strace.log"
-    result = store.plash.run(["strace", "-f", "-qq", "-y", "-o", log, *options, LIBEXEC / f"plash-{words[0]}", *words[1:]],
-                             env={"PLASH_NO_SYNC": "0"})
+    result = store.plash.run(
+        [
+            "strace",
+            "-f",
+            "-qq",
+            "-y",
+            "-o",
+            log,
+            *options,
+            LIBEXEC / f"plash-{words[0]}",
+            *words[1:],
+        ],
+        env={"PLASH_NO_SYNC": "0"},
+    )
     return result, log.read_text(errors="replace").splitlines()
 
 
@@ -139,8 +171,8 @@ def calls_of(store, words, names=CALLS):
     calls = set()
     for made in processes.values():
         for index, call in enumerate(made):
-            if made[max(index - 1, 0):index + 2] != ["write"] * 3:
-                calls.add((call, made[:index + 1].count(call)))
+            if made[max(index - 1, 0) : index + 2] != ["write"] * 3:
+                calls.add((call, made[: index + 1].count(call)))
     return sorted(calls)
 
 
@@ -158,14 +190,20 @@ def test_killed_at_each_system_call(store, name):
     for call, number in calls:
         words = COMMANDS[name](store)
         before = set(store.visible())
-        result, lines = traced(store, words, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
+        result, lines = traced(
+            store, words, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"
+        )
         kills += any("+++ killed by SIGKILL" in line for line in lines) or result.status != 0
         note_id(store, words, result)
         after = store.clean()
         if name == "stack":
             # The user's files are where they were, or an image: nowhere between.
             made = set(after) - before
-            there = sorted(os.listdir(words[2] + "/steps/" + os.path.basename(words[2]))) if os.path.exists(words[2]) else []
+            there = (
+                sorted(os.listdir(words[2] + "/steps/" + os.path.basename(words[2])))
+                if os.path.exists(words[2])
+                else []
+            )
             assert (len(made), there) in ((1, []), (0, ["d", "first", "last"])), (call, number)
         if name not in ("rm", "shrink"):
             assert before <= set(after)
@@ -185,15 +223,31 @@ def test_each_system_call_fails(store, name):
         error = "ENOSPC" if call in ALLOCATING else "EIO"
         words = COMMANDS[name](store)
         before = set(store.visible())
-        result, lines = traced(store, words, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}")
+        result, lines = traced(
+            store, words, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"
+        )
         injected = [line for line in lines if "(INJECTED)" in line]
         faults += len(injected)
         note_id(store, words, result)
-        assert "Traceback" not in result.err and "internal error" not in result.err, (injected, result.err)
+        assert "Traceback" not in result.err and "internal error" not in result.err, (
+            injected,
+            result.err,
+        )
         # What it can't write can't be asked for, and what a command in an image says is its own.
-        if result.status and name[:3] != "run" and not any(re.search(r"write\([12]<", line) for line in injected):
-            assert result.err.count("\n") == 1 and result.err.startswith("plash"), (injected, result.err)
-        assert result.status in (0, 1) or name in ("run", "run:persist"), (injected, result.status, result.err)
+        if (
+            result.status
+            and name[:3] != "run"
+            and not any(re.search(r"write\([12]<", line) for line in injected)
+        ):
+            assert result.err.count("\n") == 1 and result.err.startswith("plash"), (
+                injected,
+                result.err,
+            )
+        assert result.status in (0, 1) or name in ("run", "run:persist"), (
+            injected,
+            result.status,
+            result.err,
+        )
         after = store.clean()
         if name == "stack" and result.status:
             assert os.path.exists(words[2]) or set(after) > before, injected
@@ -208,17 +262,40 @@ def test_each_system_call_fails(store, name):
 def test_full_disk(tmp_path):
     """At each size of what is left of a disk, from nothing to enough."""
     root = [] if os.getuid() == 0 else ["--map-root-user"]
-    done = subprocess.run(["unshare", "--mount", *root, sys.executable, "-m", "pytest", "-q", "-rP",
-                           "--basetemp", tmp_path / "inside", "-p", "no:cacheprovider",
-                           os.path.dirname(__file__) + "/full_disk.py"],
-                          env={**os.environ, "PLASH_TEST_USER": "root"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            *root,
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rP",
+            "--basetemp",
+            tmp_path / "inside",
+            "-p",
+            "no:cacheprovider",
+            os.path.dirname(__file__) + "/full_disk.py",
+        ],
+        env={**os.environ, "PLASH_TEST_USER": "root"},
+        capture_output=True,
+        text=True,
+    )
     print(done.stdout[-4000:])
     assert done.returncode == 0
 
 
 # What a command may say of a store in which others remove images at the same time.
-EXPECTED = (r"no image: \d+", "is in use by process", "nothing was kept", "no image is named", "a running command works in",
-            "begin with one such as", "was removed; begin again")
+EXPECTED = (
+    r"no image: \d+",
+    "is in use by process",
+    "nothing was kept",
+    "no image is named",
+    "a running command works in",
+    "begin with one such as",
+    "was removed; begin again",
+)
 
 
 class Crowd:
@@ -252,7 +329,9 @@ class Crowd:
             with self.lock:
                 number = choice.choice(self.images[-12:])
             name = f"t{seed}x{turn}"
-            kind = choice.choice("pull build build build cache check stack run run map name rm rm clean push recall".split())
+            kind = choice.choice(
+                "pull build build build cache check stack run run map name rm rm clean push recall".split()
+            )
             if choice.random() < 0.01:
                 kind = "shrink"
             if kind == "pull":
@@ -300,5 +379,7 @@ def test_many_at_once(store):
         number = int(os.path.basename(os.readlink(f"{store.data}/cache/{name}")))
         assert number in store.steps
     store.works()
-    print(f"{crowd.count} commands, {AT_ONCE} at once, in {SECONDS} s; {len(store.steps)} images were checked")
+    print(
+        f"{crowd.count} commands, {AT_ONCE} at once, in {SECONDS} s; {len(store.steps)} images were checked"
+    )
     assert crowd.count > AT_ONCE

@@ -1,4 +1,5 @@
 """The main job on a real Debian, as the README and the issue of it have it."""
+
 import os
 
 import pytest
@@ -29,8 +30,10 @@ def test_import_build_run_export_import(plash, debian, layers, tmp_path):
 
 @needs_subordinate_ids
 def test_apt_in_a_build(plash, debian, layers):
-    code = ("apt-get -qq update && apt-get install -qq -y --no-install-recommends tree && tree --version"
-            " && apt-get purge -qq -y tree")
+    code = (
+        "apt-get -qq update && apt-get install -qq -y --no-install-recommends tree && tree --version"
+        " && apt-get purge -qq -y tree"
+    )
     number = plash("build", debian, code).id
     captured = layers(number)
     assert "var/lib/dpkg/status" in captured

@@ -1,4 +1,5 @@
 """pull:docker, with a real dockerd, a real registry and podman."""
+
 import os
 import shutil
 import signal
@@ -35,13 +36,17 @@ def capable(host_tar, place):
     shutil.copy(root / "usr/bin/true", root / "usr/bin/capable")
     subprocess.run(["/usr/sbin/setcap", "cap_net_raw+ep", root / "usr/bin/capable"], check=True)
     tar = place / "capable.tar"
-    subprocess.run(["tar", "--xattrs", "--xattrs-include=*", "-cf", tar, "-C", root, "."], check=True)
+    subprocess.run(
+        ["tar", "--xattrs", "--xattrs-include=*", "-cf", tar, "-C", root, "."], check=True
+    )
     return tar
 
 
 @pytest.fixture
 def pull(plash, docker):
-    return lambda *words, **options: plash("pull:docker", *words, env={"DOCKER_HOST": docker.env["DOCKER_HOST"]}, **options)
+    return lambda *words, **options: plash(
+        "pull:docker", *words, env={"DOCKER_HOST": docker.env["DOCKER_HOST"]}, **options
+    )
 
 
 # Only root may start a dockerd.
@@ -50,7 +55,17 @@ pytestmark = pytest.mark.only_for("root")
 
 def check(plash, number):
     """The image is the one that DOCKERFILE makes."""
-    seen = plash("mounted", number, "sh", "-c", "find d e f g 2>/dev/null; stat -c '%u:%g %a %h' f g; ls -A").ok().out
+    seen = (
+        plash(
+            "mounted",
+            number,
+            "sh",
+            "-c",
+            "find d e f g 2>/dev/null; stat -c '%u:%g %a %h' f g; ls -A",
+        )
+        .ok()
+        .out
+    )
     assert seen.splitlines()[:6] == ["d", "d/new", "f", "g", "7:9 4755 2", "7:9 4755 2"]
     assert ".dockerenv" not in seen
     assert plash("run", number, "true").ok()
@@ -62,7 +77,10 @@ def test_a_local_image(plash, docker, pull, name):
     done = pull(name).ok()
     assert done.err == ""
     check(plash, done.id)
-    assert plash("mounted", done.id, "/usr/sbin/getcap", "usr/bin/capable").out == "usr/bin/capable cap_net_raw=ep\n"
+    assert (
+        plash("mounted", done.id, "/usr/sbin/getcap", "usr/bin/capable").out
+        == "usr/bin/capable cap_net_raw=ep\n"
+    )
     assert docker.containers() == before
 
 
@@ -77,12 +95,18 @@ def test_an_image_from_a_registry(plash, docker, pull, registry, how):
     check(plash, done.id)
 
 
-@pytest.mark.parametrize("name, why", [
-    ("127.0.0.1:1/none", "127.0.0.1:1"), ("UPPER", "invalid reference format"), ("", "")])
+@pytest.mark.parametrize(
+    "name, why",
+    [("127.0.0.1:1/none", "127.0.0.1:1"), ("UPPER", "invalid reference format"), ("", "")],
+)
 def test_an_image_that_is_not_there(plash, docker, pull, name, why):
     before = docker.containers()
     done = pull(name)
-    assert done.status == 1 and done.error.startswith("plash pull:docker: docker pull: ") and why in done.error
+    assert (
+        done.status == 1
+        and done.error.startswith("plash pull:docker: docker pull: ")
+        and why in done.error
+    )
     assert docker.containers() == before and not os.listdir(plash.data / "tmp")
 
 
@@ -96,10 +120,21 @@ def test_no_permission(plash, docker, tmp_path):
     tmp_path.chmod(0o777)
     for path in (tmp_path.parent, tmp_path.parent.parent):
         path.chmod(0o755)
-    words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", LIBEXEC / "plash-pull:docker", IMAGE]
+    words = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        LIBEXEC / "plash-pull:docker",
+        IMAGE,
+    ]
     socket = tmp_path / "sock"
-    os.link(docker.env["DOCKER_HOST"][len("unix://"):], socket)
-    done = plash.run(words, env={"DOCKER_HOST": f"unix://{socket}", "PLASH_DATA": f"{tmp_path}/other"})
+    os.link(docker.env["DOCKER_HOST"][len("unix://") :], socket)
+    done = plash.run(
+        words, env={"DOCKER_HOST": f"unix://{socket}", "PLASH_DATA": f"{tmp_path}/other"}
+    )
     assert done.status == 1 and "permission denied" in done.error.lower()
 
 
@@ -118,9 +153,15 @@ def test_stopped_in_the_middle(plash, docker, pull, tmp_path, number):
     before = docker.containers()
     fake = tmp_path / "bin"
     fake.mkdir()
-    (fake / "docker").write_text(f"#!/bin/sh\ncase $1 in export) sleep 100;; *) exec {shutil.which('docker')} \"$@\";; esac\n")
+    (fake / "docker").write_text(
+        f'#!/bin/sh\ncase $1 in export) sleep 100;; *) exec {shutil.which("docker")} "$@";; esac\n'
+    )
     (fake / "docker").chmod(0o755)
-    env = {**plash.env, "DOCKER_HOST": docker.env["DOCKER_HOST"], "PATH": f"{fake}:{os.environ['PATH']}"}
+    env = {
+        **plash.env,
+        "DOCKER_HOST": docker.env["DOCKER_HOST"],
+        "PATH": f"{fake}:{os.environ['PATH']}",
+    }
     stopped = plash.start("pull:docker", IMAGE, env=env, start_new_session=True)
     wait_for(lambda: docker.containers() != before)
     time.sleep(1)
@@ -132,7 +173,9 @@ def test_stopped_in_the_middle(plash, docker, pull, tmp_path, number):
         plash.clean()
     assert stopped.stderr.read() == b""
     assert docker.containers() == before and plash.leftovers() == []
-    assert sorted(os.listdir(plash.data / "index")) == (["0", "1"] if number == signal.SIGKILL else ["0"])
+    assert sorted(os.listdir(plash.data / "index")) == (
+        ["0", "1"] if number == signal.SIGKILL else ["0"]
+    )
 
 
 @pytest.mark.only_for("root")
@@ -146,7 +189,9 @@ def test_podman_alone(plash, host_tar, tmp_path):
                 (bare / name).symlink_to(f"{directory}/{name}")
     (bare / "podman").unlink()
     with engines.podman(tmp_path / "podman") as podman:
-        (bare / "podman").write_text("#!/bin/sh\nexec " + " ".join(map(str, podman.words)) + ' "$@"\n')
+        (bare / "podman").write_text(
+            "#!/bin/sh\nexec " + " ".join(map(str, podman.words)) + ' "$@"\n'
+        )
         (bare / "podman").chmod(0o755)
         env = {"PATH": str(bare)}
         podman("import", str(host_tar), IMAGE)

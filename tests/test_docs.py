@@ -4,6 +4,7 @@ A line that begins with `$ ` is a command, one with `> ` continues it, the other
 stands for anything. A command for which no output is shown has to succeed. A block after a comment
 `<!-- not run: why -->` is left out.
 """
+
 import re
 import shutil
 
@@ -16,7 +17,9 @@ MARK = "@@{}@@"
 
 def blocks(text):
     """The console blocks of a document, as pairs of their lines and whether they are run."""
-    for found in re.finditer(r"(<!-- not run: .*? -->\n)?^( *)```console\n(.*?)^ *```$", text, re.M | re.S):
+    for found in re.finditer(
+        r"(<!-- not run: .*? -->\n)?^( *)```console\n(.*?)^ *```$", text, re.M | re.S
+    ):
         indent = len(found[2])
         yield [line[indent:] for line in found[3].splitlines()], not found[1]
 
@@ -42,13 +45,17 @@ def differences(plash, text):
     place = plash.place / "here"
     place.mkdir()
     env = {"PATH": f"{ROOT}/bin:{plash.env['PATH']}", "LANG": "C.UTF-8", "USER": "me"}
-    output = plash.run(["bash", plash.place / "script"], cwd=place, env=env, stdin=open("/dev/null")).out
+    output = plash.run(
+        ["bash", plash.place / "script"], cwd=place, env=env, stdin=open("/dev/null")
+    ).out
     shutil.rmtree(place)
     told = []
     pieces = re.split(r"\n@@(\d+)@@\n", output)
     for (code, expected), printed, status in zip(steps(text), pieces[::2], pieces[1::2]):
         pattern = ".*".join(map(re.escape, (expected or "").split("...")))
-        good = status == "0" if expected is None else re.fullmatch(pattern, printed.rstrip("\n"), re.S)
+        good = (
+            status == "0" if expected is None else re.fullmatch(pattern, printed.rstrip("\n"), re.S)
+        )
         if not good:
             told.append(f"$ {code}\n{printed}(status {status}; the document says: {expected})")
     assert len(pieces) // 2 == len(steps(text)), output
@@ -68,11 +75,18 @@ def test_most_examples_are_run():
     assert len(are_run) > 10 and are_run.count(True) > 3 * are_run.count(False)
 
 
-@pytest.mark.parametrize("wrong", ["$ echo a\nb", "$ false", "$ echo one...two\none ... three", "$ echo a\n> echo b\na"])
+@pytest.mark.parametrize(
+    "wrong", ["$ echo a\nb", "$ false", "$ echo one...two\none ... three", "$ echo a\n> echo b\na"]
+)
 def test_a_document_that_is_wrong_is_found(plash, wrong):
     assert len(differences(plash, f"```console\n{wrong}\n```\n")) == 1
     assert differences(plash, f"<!-- not run: wrong -->\n```console\n{wrong}\n```\n") == []
 
 
 def test_a_document_that_is_right(plash):
-    assert differences(plash, "```console\n$ x=1\n$ echo $x a b\n1 ... b\n$ false; echo a \\\n>  c\na c\n```\n") == []
+    assert (
+        differences(
+            plash, "```console\n$ x=1\n$ echo $x a b\n1 ... b\n$ false; echo a \\\n>  c\na c\n```\n"
+        )
+        == []
+    )

@@ -1,4 +1,5 @@
 """plash doctor on good hosts, and on hosts that lack things: made of PATH, binds, strace's and setpriv's doing."""
+
 import os
 import subprocess
 
@@ -13,7 +14,9 @@ class Report(dict):
 
     def __init__(self, result):
         assert result.err == "", result.err
-        super().__init__((line[4:20].strip(), (line[:2], line[22:])) for line in result.out.splitlines())
+        super().__init__(
+            (line[4:20].strip(), (line[:2], line[22:])) for line in result.out.splitlines()
+        )
         assert all(line[:4] in ("ok  ", "no  ", "--  ") for line in result.out.splitlines())
         missing = any(mark == "no" for mark, _ in self.values())
         assert result.status == missing, result.out
@@ -22,8 +25,12 @@ class Report(dict):
 def traced(inject, environment="true"):
     """Words that run doctor in `plash sudo`, where strace's fault injection has no setuid program to spoil."""
     need_program("strace")
-    return ["sh", "-c", f"{environment} && exec strace -f -qq -o /dev/null -e trace={inject.split(':')[0]}"
-            f" -e inject={inject} {DOCTOR}"]
+    return [
+        "sh",
+        "-c",
+        f"{environment} && exec strace -f -qq -o /dev/null -e trace={inject.split(':')[0]}"
+        f" -e inject={inject} {DOCTOR}",
+    ]
 
 
 def without(place, *programs):
@@ -38,9 +45,20 @@ def without(place, *programs):
 
 def test_a_good_host(plash):
     report = Report(plash("doctor"))
-    needed = "kernel", "python", "docopt", "user namespaces", "mounts", "data directory", "overlay", "tar"
+    needed = (
+        "kernel",
+        "python",
+        "docopt",
+        "user namespaces",
+        "mounts",
+        "data directory",
+        "overlay",
+        "tar",
+    )
     assert [report[what][0] for what in needed] == ["ok"] * len(needed)
-    assert report["user namespaces"][1] == ("not needed: you are root" if os.getuid() == 0 else "can be made")
+    assert report["user namespaces"][1] == (
+        "not needed: you are root" if os.getuid() == 0 else "can be made"
+    )
     assert report["data directory"][1] == f"{plash.data} is not there yet, and can be made"
 
 
@@ -58,8 +76,10 @@ def test_subordinate_ids(plash):
 def test_a_proposed_range_is_nobodys(plash, tmp_path):
     for kind in "subuid", "subgid":
         (tmp_path / kind).write_text("somebody:100000:65536\nanother:700000:1000\n")
-    code = (f"mount --bind {tmp_path}/subuid /etc/subuid && mount --bind {tmp_path}/subgid /etc/subgid && "
-            f"exec unshare --user --map-user=1000 --map-group=1000 {DOCTOR}")
+    code = (
+        f"mount --bind {tmp_path}/subuid /etc/subuid && mount --bind {tmp_path}/subgid /etc/subgid && "
+        f"exec unshare --user --map-user=1000 --map-group=1000 {DOCTOR}"
+    )
     text = Report(plash("sudo", "sh", "-c", code))["subordinate ids"][1]
     assert "--add-subuids 701000-766535 --add-subgids 701000-766535 " in text
 
@@ -100,7 +120,9 @@ def test_a_tar_that_is_not_gnus(plash, tmp_path):
 def test_without_newuidmap(plash, tmp_path):
     report = Report(plash("doctor", env=without(tmp_path / "bin", "newuidmap", "newgidmap")))
     assert report["subordinate ids"][0] == "--"
-    assert report["subordinate ids"][1].startswith("newuidmap and newgidmap missing: install uidmap or shadow-utils ")
+    assert report["subordinate ids"][1].startswith(
+        "newuidmap and newgidmap missing: install uidmap or shadow-utils "
+    )
 
 
 @pytest.mark.only_for("subids")
@@ -124,32 +146,53 @@ def test_without_docopt(plash, tmp_path):
 
 @as_user
 def test_no_user_namespaces(plash):
-    code = ["unshare", "--map-root-user", "sh", "-c", "echo 0 > /proc/sys/user/max_user_namespaces && "
-            f"exec strace -f -qq -o /dev/null -e trace=geteuid -e inject=geteuid:retval=1000 {DOCTOR}"]
+    code = [
+        "unshare",
+        "--map-root-user",
+        "sh",
+        "-c",
+        "echo 0 > /proc/sys/user/max_user_namespaces && "
+        f"exec strace -f -qq -o /dev/null -e trace=geteuid -e inject=geteuid:retval=1000 {DOCTOR}",
+    ]
     report = Report(plash.run(code))
-    assert report["user namespaces"] == ("no", "cannot make a user namespace: user.max_user_namespaces=0 forbids it;"
-                                         " as root: sysctl -w user.max_user_namespaces=15000")
+    assert report["user namespaces"] == (
+        "no",
+        "cannot make a user namespace: user.max_user_namespaces=0 forbids it;"
+        " as root: sysctl -w user.max_user_namespaces=15000",
+    )
     assert "mounts" not in report and "overlay" not in report
 
 
 @as_user
-@pytest.mark.parametrize("setting, value, more", [
-    ("unprivileged_userns_clone", "0", ""),
-    ("apparmor_restrict_unprivileged_userns", "1", "; or for plash alone, from its source: make install-apparmor"),
-    ("none", "", "")])
+@pytest.mark.parametrize(
+    "setting, value, more",
+    [
+        ("unprivileged_userns_clone", "0", ""),
+        (
+            "apparmor_restrict_unprivileged_userns",
+            "1",
+            "; or for plash alone, from its source: make install-apparmor",
+        ),
+        ("none", "", ""),
+    ],
+)
 def test_user_namespaces_are_refused(plash, tmp_path, setting, value, more):
     (tmp_path / "kernel").mkdir()
     (tmp_path / "kernel" / setting).write_text(value + "\n")
     words = traced("unshare:error=EPERM", f"mount --bind {tmp_path}/kernel /proc/sys/kernel")
-    words[-1] = words[-1].replace("trace=unshare", "trace=unshare,geteuid -e inject=geteuid:retval=1000")
+    words[-1] = words[-1].replace(
+        "trace=unshare", "trace=unshare,geteuid -e inject=geteuid:retval=1000"
+    )
     mark, text = Report(plash("sudo", *words))["user namespaces"]
     assert mark == "no"
     if setting == "none":
         assert text.startswith("cannot make a user namespace: Operation not permitted; ")
     else:
         good = {"0": "1", "1": "0"}[value]
-        assert text == (f"cannot make a user namespace: kernel.{setting}={value} forbids it;"
-                        f" as root: sysctl -w kernel.{setting}={good}{more}")
+        assert text == (
+            f"cannot make a user namespace: kernel.{setting}={value} forbids it;"
+            f" as root: sysctl -w kernel.{setting}={good}{more}"
+        )
 
 
 def test_no_right_to_mount(plash):
@@ -157,28 +200,38 @@ def test_no_right_to_mount(plash):
     need_program("setpriv")
     code = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", DOCTOR]
     mark, text = Report(plash("sudo", *code))["mounts"]
-    assert mark == "no" and text.startswith("cannot make a mount namespace: Operation not permitted; ")
+    assert mark == "no" and text.startswith(
+        "cannot make a mount namespace: Operation not permitted; "
+    )
 
 
 def test_a_kernel_without_filesystems(plash):
     """Of each process's mounts the first makes them private, and the second is of the filesystem that is tried."""
     report = Report(plash("sudo", *traced("mount:error=ENODEV:when=2")))
-    assert report["overlay"] == ("no", "cannot be mounted: No such device; as root: modprobe overlay")
+    assert report["overlay"] == (
+        "no",
+        "cannot be mounted: No such device; as root: modprobe overlay",
+    )
     assert report["tmpfs"] == ("no", "cannot be mounted: No such device")
 
 
 def test_a_tmpfs_without_user_xattrs(plash):
     report = Report(plash("sudo", *traced("setxattr:error=EOPNOTSUPP")))
     assert report["overlay"][0] == "ok"
-    assert report["tmpfs"] == ("--", "holds no user xattrs before Linux 6.6: plash run writes to the data directory")
+    assert report["tmpfs"] == (
+        "--",
+        "holds no user xattrs before Linux 6.6: plash run writes to the data directory",
+    )
 
 
 def test_a_filesystem_that_holds_no_changes(plash, tmp_path):
     """A directory on an overlay is refused as the upper one of another."""
     for name in "lower", "upper", "work", "mnt":
         (tmp_path / name).mkdir()
-    code = ("mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work none mnt && "
-            f"PLASH_DATA={tmp_path}/mnt/data exec {DOCTOR}")
+    code = (
+        "mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work none mnt && "
+        f"PLASH_DATA={tmp_path}/mnt/data exec {DOCTOR}"
+    )
     report = Report(plash("sudo", "sh", "-c", code))
     assert report["overlay"][0] == "--" and "build keeps them in memory" in report["overlay"][1]
     assert report["tmpfs"][0] == "ok"
@@ -187,7 +240,10 @@ def test_a_filesystem_that_holds_no_changes(plash, tmp_path):
 
 def test_little_room(plash, tmp_path):
     code = "mount -t tmpfs -o {} none {} && PLASH_DATA={} exec {}"
-    for options, said in ("size=64m", "0.1 GiB free: remove"), ("size=2g,nr_inodes=500", "2.0 GiB free, but only "):
+    for options, said in (
+        ("size=64m", "0.1 GiB free: remove"),
+        ("size=2g,nr_inodes=500", "2.0 GiB free, but only "),
+    ):
         done = plash("sudo", "sh", "-c", code.format(options, tmp_path, tmp_path, DOCTOR))
         mark, text = Report(done)["disk space"]
         assert mark == "--" and text.startswith(said)
@@ -199,15 +255,21 @@ def test_a_data_directory_that_is_a_file(plash):
         mark, text = Report(plash("doctor"))["data directory"]
     finally:
         plash.data.unlink()
-    assert (mark, text) == ("no", f"cannot write to {plash.data}: Not a directory;"
-                            " let PLASH_DATA name a directory of your own")
+    assert (mark, text) == (
+        "no",
+        f"cannot write to {plash.data}: Not a directory;"
+        " let PLASH_DATA name a directory of your own",
+    )
 
 
 @as_user
 def test_a_data_directory_of_another_user(plash):
     mark, text = Report(plash("doctor", env={"PLASH_DATA": "/usr/plash"}))["data directory"]
-    assert (mark, text) == ("no", "cannot write to /usr: it belongs to another user;"
-                            " let PLASH_DATA name a directory of your own")
+    assert (mark, text) == (
+        "no",
+        "cannot write to /usr: it belongs to another user;"
+        " let PLASH_DATA name a directory of your own",
+    )
 
 
 @pytest.mark.only_for("root")
@@ -233,8 +295,11 @@ def test_a_read_only_data_directory(plash, tmp_path):
 
 
 def test_nested_in_plash(plash):
-    python = os.path.realpath(subprocess.run(["python3", "-c", "import sys; print(sys.executable)"],
-                                             capture_output=True, text=True).stdout.strip())
+    python = os.path.realpath(
+        subprocess.run(
+            ["python3", "-c", "import sys; print(sys.executable)"], capture_output=True, text=True
+        ).stdout.strip()
+    )
     need(python.startswith("/usr/"), "a Python below /usr")
     image = plash("pull:host", "sh", "mount", "tar", "rm").id
     code = f"mount --rbind /host/usr /usr && PLASH_DATA=/store PATH={ROOT}/.venv/bin:$PATH exec {ROOT}/bin/plash doctor"
@@ -252,14 +317,23 @@ def test_output_is_plain(plash):
 
 # The lines that a new user meets elsewhere.
 
+
 def test_commands_without_tar_or_ldd(plash, image, tmp_path):
     env = without(tmp_path / "bin", "tar", "ldd")
     (tmp_path / "x.tar").write_bytes(b"x" * 512)
-    assert plash("pull:tarfile", "x.tar", env=env).error == "plash pull:tarfile: cannot unpack: install GNU tar"
-    assert plash("push:dir", image, "out", env=env).error == "plash push:dir: cannot copy: install GNU tar"
+    assert (
+        plash("pull:tarfile", "x.tar", env=env).error
+        == "plash pull:tarfile: cannot unpack: install GNU tar"
+    )
+    assert (
+        plash("push:dir", image, "out", env=env).error
+        == "plash push:dir: cannot copy: install GNU tar"
+    )
     assert not (plash.place / "out").exists()
-    assert plash("pull:host", env=env).error == ("plash pull:host: ldd is not installed, which tells what libraries"
-                                                 " a program loads (see plash doctor)")
+    assert plash("pull:host", env=env).error == (
+        "plash pull:host: ldd is not installed, which tells what libraries"
+        " a program loads (see plash doctor)"
+    )
 
 
 def test_commands_with_another_tar(plash, image, tmp_path):
@@ -267,40 +341,64 @@ def test_commands_with_another_tar(plash, image, tmp_path):
     env = without(tmp_path / "bin", "tar")
     (tmp_path / "bin/tar").symlink_to("/bin/busybox")
     done = plash("push:tarfile", image, "x.tar", env=env)
-    assert done.error == "plash push:tarfile: cannot pack: this host's tar is not GNU tar; install that"
+    assert (
+        done.error
+        == "plash push:tarfile: cannot pack: this host's tar is not GNU tar; install that"
+    )
 
 
 def test_a_data_directory_that_can_not_be_used(plash):
     file = plash.place / "file"
     file.touch()
     assert plash("run", "1", env={"PLASH_DATA": str(file)}).error == (
-        f"plash run: cannot use the data directory {file}: Not a directory (PLASH_DATA can name another)")
+        f"plash run: cannot use the data directory {file}: Not a directory (PLASH_DATA can name another)"
+    )
     assert plash("run", "1", env={"PLASH_DATA": "", "HOME": "/proc/nobody"}).error == (
         "plash run: cannot use the data directory /proc/nobody/.local/share/plash: No such file or directory"
-        " (PLASH_DATA can name another)")
+        " (PLASH_DATA can name another)"
+    )
 
 
 @as_user
 def test_a_data_directory_of_another_user_can_not_be_used(plash):
     for place in "/usr/plash", "/root/plash":
         assert plash("pull:host", env={"PLASH_DATA": place}).error == (
-            f"plash pull:host: cannot use the data directory {place}: Permission denied (PLASH_DATA can name another)")
+            f"plash pull:host: cannot use the data directory {place}: Permission denied (PLASH_DATA can name another)"
+        )
 
 
 def test_a_kernel_without_overlay_is_told_by_run(plash, image):
     """Its first mount makes all private, the second is its tmpfs."""
     words = traced("mount:error=ENODEV:when=3")
     words[-1] = words[-1].replace(str(DOCTOR), f"{LIBEXEC}/plash-run {image} true")
-    assert plash("sudo", *words).error == f"plash run: {plash.data}/mnt: No such device (see plash doctor)"
+    assert (
+        plash("sudo", *words).error
+        == f"plash run: {plash.data}/mnt: No such device (see plash doctor)"
+    )
 
 
 def test_a_refusal_points_to_doctor(plash, image):
     need_program("setpriv")
-    done = plash("sudo", "setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", LIBEXEC / "plash-run", image)
-    assert done.error == "plash run: cannot make a mount namespace: Operation not permitted (see plash doctor)"
+    done = plash(
+        "sudo",
+        "setpriv",
+        "--bounding-set",
+        "-sys_admin",
+        "--inh-caps",
+        "-sys_admin",
+        LIBEXEC / "plash-run",
+        image,
+    )
+    assert (
+        done.error
+        == "plash run: cannot make a mount namespace: Operation not permitted (see plash doctor)"
+    )
 
 
 def test_a_full_disk_under_an_export_is_named(plash, image, tmp_path):
     code = f"mount -t tmpfs -o size=1m none {tmp_path}/small && exec {LIBEXEC}/plash-push:tarfile {image} {tmp_path}/small/x.tar"
     (tmp_path / "small").mkdir()
-    assert plash("sudo", "sh", "-c", code).error == "plash push:tarfile: cannot pack: No space left on device"
+    assert (
+        plash("sudo", "sh", "-c", code).error
+        == "plash push:tarfile: cannot pack: No space left on device"
+    )

@@ -1,4 +1,5 @@
 """The store: stack, id, parent, nodepath, map, rm, purge, data, init, mkdtemp."""
+
 import os
 import subprocess
 import time
@@ -15,15 +16,30 @@ def make(directory, name="file", text="x\n"):
 
 def test_init_makes_the_store_as_documented(plash):
     assert plash("init").ok().out == ""
-    assert sorted(os.listdir(plash.data)) == ["cache", "id_counter", "index", "layer", "map", "mnt", "recall", "tmp"]
+    assert sorted(os.listdir(plash.data)) == [
+        "cache",
+        "id_counter",
+        "index",
+        "layer",
+        "map",
+        "mnt",
+        "recall",
+        "tmp",
+    ]
     assert (plash.data.stat().st_mode & 0o777) == 0o700
     assert os.readlink(plash.data / "index/0") == "../layer/0"
     assert plash("init").ok().out == ""
 
 
-@pytest.mark.parametrize("env, path", [
-    ({"PLASH_DATA": "{0}/a"}, "{0}/a"), ({"PLASH_DATA": "", "XDG_DATA_HOME": "{0}/b"}, "{0}/b/plash"),
-    ({"PLASH_DATA": "", "XDG_DATA_HOME": ""}, "{0}/home/.local/share/plash"), ({"PLASH_DATA": "rel"}, "{0}/rel")])
+@pytest.mark.parametrize(
+    "env, path",
+    [
+        ({"PLASH_DATA": "{0}/a"}, "{0}/a"),
+        ({"PLASH_DATA": "", "XDG_DATA_HOME": "{0}/b"}, "{0}/b/plash"),
+        ({"PLASH_DATA": "", "XDG_DATA_HOME": ""}, "{0}/home/.local/share/plash"),
+        ({"PLASH_DATA": "rel"}, "{0}/rel"),
+    ],
+)
 def test_where_the_store_is(plash, tmp_path, env, path):
     env = {name: value.format(tmp_path) for name, value in env.items()}
     assert plash("data", env=env).ok().out == path.format(tmp_path) + "\n"
@@ -48,6 +64,7 @@ def test_stack_moves_a_directory_in(plash, tmp_path):
 
 def test_stack_copies_across_filesystems(plash, tmp_path):
     from pathlib import Path
+
     other = Path(f"/dev/shm/plash-test-{os.getpid()}")
     try:
         make(other)
@@ -72,7 +89,10 @@ def test_stack_gives_the_directory_back_if_it_fails(plash, image, tmp_path):
     make(tmp_path / "a")
     in_the_way = plash.data / f"index/{int(image) + 1}"
     in_the_way.symlink_to("x")
-    assert plash("stack", image, tmp_path / "a").error == f"plash stack: ../layer/0/1/2 -> {in_the_way}: File exists"
+    assert (
+        plash("stack", image, tmp_path / "a").error
+        == f"plash stack: ../layer/0/1/2 -> {in_the_way}: File exists"
+    )
     assert (tmp_path / "a/file").read_text() == "x\n"
     in_the_way.unlink()
 
@@ -111,7 +131,8 @@ def test_rm_refuses_an_image_in_use(plash, image):
         run.stdout.readline()
         for number in image, child:
             assert plash("rm", number).error == (
-                f"plash rm: image {number} is in use by process {run.pid} (--force removes it all the same)")
+                f"plash rm: image {number} is in use by process {run.pid} (--force removes it all the same)"
+            )
         assert "in use" in plash("purge", "--yes").error
         run.stdin.close()
     plash("rm", image).ok()
@@ -154,7 +175,11 @@ def test_mkdtemp(plash, image):
 
 def test_a_temporary_directory_is_cleaned_when_its_process_has_ended(plash, image):
     code = "d=$(plash-mkdtemp); plash-clean; test -d $d && echo $d"
-    made = plash("data", "sh", "-c", code, env={"PATH": f"{LIBEXEC}:{os.environ['PATH']}"}).ok().out.strip()
+    made = (
+        plash("data", "sh", "-c", code, env={"PATH": f"{LIBEXEC}:{os.environ['PATH']}"})
+        .ok()
+        .out.strip()
+    )
     assert os.path.isdir(made)
     plash.clean()
     assert not os.path.exists(made)
@@ -172,13 +197,14 @@ def test_clean_leaves_work_in_progress_alone(plash, image):
 
 def test_clean_leaves_an_orphaned_builds_files_alone(plash, image, tmp_path):
     """plash build is killed; a process of the build lives on, and uses its directories."""
-    build = plash.start("build", image, f"while [ ! -e /host{tmp_path}/end ]; do sleep 0.05; done &"
-                        " echo up; wait")
+    build = plash.start(
+        "build", image, f"while [ ! -e /host{tmp_path}/end ]; do sleep 0.05; done & echo up; wait"
+    )
     build.stderr.readline()
     build.kill()
     build.wait()
     plash("clean").ok()
-    left, = plash.leftovers()
+    (left,) = plash.leftovers()
     assert (plash.data / "tmp" / left / "root").exists()
     (tmp_path / "end").touch()
     end = time.monotonic() + 20

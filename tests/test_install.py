@@ -1,4 +1,5 @@
 """make install, make uninstall and pip install, each into a place of its own."""
+
 import os
 import shutil
 import subprocess
@@ -12,8 +13,12 @@ from conftest import ROOT, need, need_program
 def source(tmp_path_factory):
     """The tree as a clone has it, without what was made in it."""
     place = tmp_path_factory.mktemp("source") / "plash"
-    shutil.copytree(ROOT, place, symlinks=True,
-                    ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "*.egg-info"))
+    shutil.copytree(
+        ROOT,
+        place,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "*.egg-info"),
+    )
     return place
 
 
@@ -36,7 +41,9 @@ def check(plash, directory, host_tar):
     assert "\nPlugins" not in plash.run(["plash", "help"], env=env).out
     # Options are read by docopt, which has to be there.
     assert plash.run(["plash", "rm", "--force", number], env=env).ok()
-    assert plash.run(["plash", "rm", "--nope", number], env=env).error.endswith("(there is no option --nope)")
+    assert plash.run(["plash", "rm", "--nope", number], env=env).error.endswith(
+        "(there is no option --nope)"
+    )
 
 
 def test_make_install_and_uninstall(plash, source, tmp_path, host_tar):
@@ -48,7 +55,10 @@ def test_make_install_and_uninstall(plash, source, tmp_path, host_tar):
     assert os.listdir(prefix / "libexec/plash/plashlib/__pycache__")
     need_program("man")
     man = ["man", "plash", "run"]
-    assert "plash run [-e VAR]" in plash.run(man, env={"MANPATH": str(prefix / "share/man"), "MANWIDTH": "200"}).ok().out
+    assert (
+        "plash run [-e VAR]"
+        in plash.run(man, env={"MANPATH": str(prefix / "share/man"), "MANWIDTH": "200"}).ok().out
+    )
     run(["make", "uninstall", f"PREFIX={prefix}"], cwd=source)
     assert [files for _, _, files in os.walk(prefix) if files] == []
 
@@ -57,9 +67,24 @@ def test_make_install_without_docutils_leaves_the_man_pages_out(source, tmp_path
     # A python3 that finds no packages, as where pip could get none.
     (tmp_path / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} -IS "$@"\n')
     (tmp_path / "python3").chmod(0o755)
-    told = run(["make", "-s", "install", f"PREFIX={tmp_path}/prefix", "BUNDLE=", f"PYTHON={tmp_path}/python3"], cwd=source)
-    assert told == "make install: the man pages are left out: making them needs the Python package docutils\n"
-    assert (tmp_path / "prefix/bin/plash-run").exists() and not (tmp_path / "prefix/share/man").exists()
+    told = run(
+        [
+            "make",
+            "-s",
+            "install",
+            f"PREFIX={tmp_path}/prefix",
+            "BUNDLE=",
+            f"PYTHON={tmp_path}/python3",
+        ],
+        cwd=source,
+    )
+    assert (
+        told
+        == "make install: the man pages are left out: making them needs the Python package docutils\n"
+    )
+    assert (tmp_path / "prefix/bin/plash-run").exists() and not (
+        tmp_path / "prefix/share/man"
+    ).exists()
 
 
 def test_make_install_for_a_package(source, tmp_path):
@@ -74,11 +99,18 @@ def test_an_apparmor_profile_only_when_asked(source, tmp_path):
     options = [f"DESTDIR={tmp_path}/root", "PREFIX=/opt/it", "BUNDLE="]
     run(["make", "install", *options], cwd=source)
     assert not place.parent.exists()
-    assert f"installed {place}, for /opt/it/libexec/plash/plash-*" in run(["make", "install-apparmor", *options], cwd=source)
+    assert f"installed {place}, for /opt/it/libexec/plash/plash-*" in run(
+        ["make", "install-apparmor", *options], cwd=source
+    )
     profile = place.read_text()
     # AppArmor goes by the path without symbolic links, which is where the commands are.
-    assert '\nprofile plash "/opt/it/libexec/plash/plash-*" flags=(unconfined) {\n  userns,\n' in profile
-    assert (tmp_path / "root/opt/it/libexec/plash/plash-run").is_file() and "@libexecdir@" not in profile
+    assert (
+        '\nprofile plash "/opt/it/libexec/plash/plash-*" flags=(unconfined) {\n  userns,\n'
+        in profile
+    )
+    assert (
+        tmp_path / "root/opt/it/libexec/plash/plash-run"
+    ).is_file() and "@libexecdir@" not in profile
     run(["make", "uninstall", f"DESTDIR={tmp_path}/root", "PREFIX=/other"], cwd=source)
     assert place.exists()
     run(["make", "uninstall", *options], cwd=source)

@@ -1,4 +1,5 @@
 """Images of many layers, up to the kernel's limit."""
+
 import os
 
 import pytest
@@ -10,6 +11,7 @@ def tower(plash, image):
 
     They are put into the store by hand, as docs say that it looks, for speed.
     """
+
     def build(depth):
         node, last = plash.data / f"layer/0/{image}", int(image)
         relative = f"../layer/0/{image}"
@@ -21,6 +23,7 @@ def tower(plash, image):
         with open(plash.data / "id_counter", "ab") as counter:
             counter.write(b"." * (depth - 1))
         return str(last + depth - 1)
+
     return build
 
 

@@ -1,4 +1,5 @@
 """link and push:squashfs: images that stay where they are, in a squashfs file, another store or a directory."""
+
 import os
 import shutil
 import signal
@@ -17,12 +18,18 @@ def tools():
 
 def served(file):
     """The squashfuse processes that serve a file."""
-    return subprocess.run(["pgrep", "-f", f"squashfuse {file}"], capture_output=True, text=True).stdout.split()
+    return subprocess.run(
+        ["pgrep", "-f", f"squashfuse {file}"], capture_output=True, text=True
+    ).stdout.split()
 
 
 def test_a_squashfs_file(plash, image):
     file = plash.place / "image.sqfs"
-    child = plash("build", image, "mkdir /d; echo x >/d/a; ln /d/a /d/b; ln -s a /d/c; chmod 1777 /d; rm /etc/passwd; chmod 711 /").id
+    child = plash(
+        "build",
+        image,
+        "mkdir /d; echo x >/d/a; ln /d/a /d/b; ln -s a /d/c; chmod 1777 /d; rm /etc/passwd; chmod 711 /",
+    ).id
     plash("push:squashfs", child, file).ok()
     first = file.read_bytes()
     plash("push:squashfs", child, file).ok()
@@ -30,7 +37,10 @@ def test_a_squashfs_file(plash, image):
     number = plash("link", file).id
     assert tree(plash, number) == tree(plash, child)
     assert "d 711 0:0  -> ;" in tree(plash, number)[0]
-    assert plash("run", number, "sh", "-c", "echo y >>/d/a; cat /d/b; cat; exit 3", input="in").out == "x\nin"
+    assert (
+        plash("run", number, "sh", "-c", "echo y >>/d/a; cat /d/b; cat; exit 3", input="in").out
+        == "x\nin"
+    )
     assert plash("run", "--as-me", number, "sh", "-c", "cat /d/a").ok().out == "x\n"
     # It is a base as any other, and a layer for a registry.
     top = plash("build", number, "rm -r /d; mkdir /d; echo z >/d/new").id
@@ -66,7 +76,10 @@ def test_a_file_that_has_gone_or_is_another(plash, image):
     number = plash("link", file).id
     child = plash("build", number, "touch /x").id
     file.rename(plash.place / "away")
-    assert plash("run", child, "true").error == f"plash run: image {number} is a link to {file}, which is not there"
+    assert (
+        plash("run", child, "true").error
+        == f"plash run: image {number} is a link to {file}, which is not there"
+    )
     plash("clean").ok()
     plash("tree").ok()
     (plash.place / "away").rename(file)
@@ -79,7 +92,9 @@ def test_a_file_that_has_gone_or_is_another(plash, image):
 
 def test_an_image_of_another_store(plash, image):
     other = {"PLASH_DATA": str(plash.place / "other")}
-    base = plash("pull:oci", write_layout(plash.place / "layout", BASE, {"Env": ["A=b"]}), env=other).id
+    base = plash(
+        "pull:oci", write_layout(plash.place / "layout", BASE, {"Env": ["A=b"]}), env=other
+    ).id
     plash("push:tarfile", image, "i.tar").ok()
     shell = plash("pull:tarfile", "i.tar", env=other).id
     child = plash("build", shell, "rm /etc/passwd; mkdir /d; touch /d/x", env=other).id
@@ -87,10 +102,15 @@ def test_an_image_of_another_store(plash, image):
     number = plash("link", f"{other['PLASH_DATA']}/map/tools").id
     assert plash("run", number, "sh", "-c", "ls /d; ls /etc/passwd || echo none").out == "x\nnone\n"
     mine = plash("build", number, "rm /d/x; echo mine >/d/y").id
-    assert plash("run", mine, "ls", "/d").ok().out == "y\n" and plash("run", child, "ls", "/d", env=other).ok().out == "x\n"
+    assert (
+        plash("run", mine, "ls", "/d").ok().out == "y\n"
+        and plash("run", child, "ls", "/d", env=other).ok().out == "x\n"
+    )
     env = plash("link", plash("nodepath", base, env=other).out.strip()).id
     assert plash("mounted", env, "cat", "etc/name", "etc/two").ok().out == "base2"
-    assert (plash.data / os.path.relpath(plash("nodepath", env).out.strip(), plash.data) / "_data/env").read_text() == "A=b"
+    assert (
+        plash.data / os.path.relpath(plash("nodepath", env).out.strip(), plash.data) / "_data/env"
+    ).read_text() == "A=b"
     plash("rm", number).ok()
     plash("run", child, "true", env=other).ok()
     # Of two links, the one that leads nowhere is told.
@@ -104,16 +124,23 @@ def test_a_directory(plash, image):
     plash("push:dir", image, "root").ok()
     number = plash("link", "root").id
     assert tree(plash, number) == tree(plash, image)
-    assert plash("run", plash("build", number, "echo x >/etc/new").id, "cat", "/etc/new").ok().out == "x\n"
+    assert (
+        plash("run", plash("build", number, "echo x >/etc/new").id, "cat", "/etc/new").ok().out
+        == "x\n"
+    )
     assert not (plash.place / "root/etc/new").exists()
 
 
 def test_a_store_that_is_read_only(plash, image):
     """It is run from as it is, and as a base."""
-    code = (f"mount --bind {plash.data} {plash.data} && mount -o remount,bind,ro {plash.data} || exit 9; export PLASH_NO_UNSHARE=1;"
-            f" plash run {image} echo ran; plash nodepath {image}; plash build {image} true; echo $?;"
-            f" export PLASH_DATA={plash.place}/own; i=$(plash link {plash.data}/index/{image}) && plash run $(plash build $i 'touch /x') ls /x")
-    done = plash("sudo", "unshare", "-m", "sh", "-c", code, env={"PATH": f"{ROOT}/bin:{os.environ['PATH']}"})
+    code = (
+        f"mount --bind {plash.data} {plash.data} && mount -o remount,bind,ro {plash.data} || exit 9; export PLASH_NO_UNSHARE=1;"
+        f" plash run {image} echo ran; plash nodepath {image}; plash build {image} true; echo $?;"
+        f" export PLASH_DATA={plash.place}/own; i=$(plash link {plash.data}/index/{image}) && plash run $(plash build $i 'touch /x') ls /x"
+    )
+    done = plash(
+        "sudo", "unshare", "-m", "sh", "-c", code, env={"PATH": f"{ROOT}/bin:{os.environ['PATH']}"}
+    )
     assert done.out == f"ran\n{plash.data}/layer/0/{image}\n1\n/x\n", done.err
     assert done.err.count("\n") == 1 and "Read-only file system" in done.err
     plash("sudo", "rm", "-rf", plash.place / "own").ok()
@@ -133,12 +160,23 @@ def test_another_users_store(plash, image):
     words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     done = plash.run([*words, LIBEXEC / "plash-link", plash.data / "index" / image], env=env).ok()
     assert "is not mapped here" in done.err and done.err.count("\n") == 1
-    assert plash.run([*words, LIBEXEC / "plash-run", done.out.strip(), "cat", "/etc/passwd"], env=env).ok().out.startswith("root:")
+    assert (
+        plash.run([*words, LIBEXEC / "plash-run", done.out.strip(), "cat", "/etc/passwd"], env=env)
+        .ok()
+        .out.startswith("root:")
+    )
 
 
-@pytest.mark.parametrize("what, error", [
-    ("none", "none: No such file or directory"), ("text", "not a directory, nor a squashfs file: "), ("/", "or holds it"),
-    ("data/layer/0/1", "is in this store already"), ("", ": No such file")])
+@pytest.mark.parametrize(
+    "what, error",
+    [
+        ("none", "none: No such file or directory"),
+        ("text", "not a directory, nor a squashfs file: "),
+        ("/", "or holds it"),
+        ("data/layer/0/1", "is in this store already"),
+        ("", ": No such file"),
+    ],
+)
 def test_what_can_not_be_linked(plash, image, what, error):
     (plash.place / "text").write_text("x")
     before = plash.snapshot()
@@ -151,8 +189,12 @@ def test_a_file_that_is_broken(plash, image):
     number = plash("link", "broken").id
     assert "squashfuse ended with status" in plash("run", number, "true").error
     assert plash("push:squashfs", number, "out").status == 1 and not (plash.place / "out").exists()
-    assert plash("push:squashfs", image, "/dev/null").error.endswith("not a regular file: /dev/null")
-    assert plash("push:squashfs", image, "none/out").error.endswith("none/out: No such file or directory")
+    assert plash("push:squashfs", image, "/dev/null").error.endswith(
+        "not a regular file: /dev/null"
+    )
+    assert plash("push:squashfs", image, "none/out").error.endswith(
+        "none/out: No such file or directory"
+    )
 
 
 def test_without_the_programs(plash, image):
@@ -163,6 +205,11 @@ def test_without_the_programs(plash, image):
     for name in "env", "python3", "sh", "rm", "newuidmap", "newgidmap":
         if shutil.which(name):
             (bare / name).symlink_to(shutil.which(name))
-    assert plash.run([LIBEXEC / "plash-run", number, "true"], env={"PATH": str(bare)}).error.endswith("install squashfuse")
+    assert plash.run(
+        [LIBEXEC / "plash-run", number, "true"], env={"PATH": str(bare)}
+    ).error.endswith("install squashfuse")
     done = plash.run([LIBEXEC / "plash-push:squashfs", image, "out"], env={"PATH": str(bare)})
-    assert done.error == "plash push:squashfs: install mksquashfs (squashfs-tools)" and not (plash.place / "out").exists()
+    assert (
+        done.error == "plash push:squashfs: install mksquashfs (squashfs-tools)"
+        and not (plash.place / "out").exists()
+    )

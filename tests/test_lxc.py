@@ -1,4 +1,5 @@
 """pull:lxc, from a server on loopback with an index like linuxcontainers.org's."""
+
 import hashlib
 import os
 import subprocess
@@ -16,16 +17,20 @@ def server():
     files = Files()
     index = ""
     for distro, release, variant, build in (
-            ("alpine", "edge", "default", "20260102_13:00"), ("alpine", "edge", "default", "20260103_13:00"),
-            ("alpine", "edge", "cloud", "20260103_13:00"), ("alpine", "3.20", "default", "20260101_13:00"),
-            ("debian", "bookworm", "default", "20260101_05:24")):
+        ("alpine", "edge", "default", "20260102_13:00"),
+        ("alpine", "edge", "default", "20260103_13:00"),
+        ("alpine", "edge", "cloud", "20260103_13:00"),
+        ("alpine", "3.20", "default", "20260101_13:00"),
+        ("debian", "bookworm", "default", "20260101_05:24"),
+    ):
         for architecture in ARCHITECTURE, "vax":
             path = f"/images/{distro}/{release}/{architecture}/{variant}/{build}/"
             index += f"{distro};{release};{architecture};{variant};{build};{path}\n"
             data = compressed("xz", archive((info("etc-release"), f"{path}\n".encode())))
             files.files[path + "rootfs.tar.xz"] = data
             files.files[path + "SHA256SUMS"] = (
-                f"{'0' * 64}  meta.tar.xz\n{hashlib.sha256(data).hexdigest()}  rootfs.tar.xz\n").encode()
+                f"{'0' * 64}  meta.tar.xz\n{hashlib.sha256(data).hexdigest()}  rootfs.tar.xz\n"
+            ).encode()
     files.files["/meta/1.0/index-user"] = index.encode()
     yield files
     files.stop()
@@ -40,8 +45,14 @@ def newest(variant="default"):
     return f"/images/alpine/edge/{ARCHITECTURE}/{variant}/20260103_13:00/"
 
 
-@pytest.mark.parametrize("image, variant", [
-    ("alpine:edge", "default"), ("alpine:edge:default", "default"), ("alpine:edge:cloud", "cloud")])
+@pytest.mark.parametrize(
+    "image, variant",
+    [
+        ("alpine:edge", "default"),
+        ("alpine:edge:default", "default"),
+        ("alpine:edge:cloud", "cloud"),
+    ],
+)
 def test_the_newest_build_is_imported(plash, lxc, server, image, variant):
     assert lxc("--dry-run", image).ok().out == f"{server.url}{newest(variant)}rootfs.tar.xz\n"
     number = lxc(image).ok()
@@ -52,10 +63,16 @@ def test_the_newest_build_is_imported(plash, lxc, server, image, variant):
 def test_a_real_debian(plash, server, lxc, debian_tar):
     path = f"/images/debian/bookworm/{ARCHITECTURE}/default/20260101_05:24/"
     with open(debian_tar, "rb") as file:
-        data = subprocess.run(["xz", "-0", "-T0", "-c"], stdin=file, stdout=subprocess.PIPE, check=True).stdout
+        data = subprocess.run(
+            ["xz", "-0", "-T0", "-c"], stdin=file, stdout=subprocess.PIPE, check=True
+        ).stdout
     server.files[path + "rootfs.tar.xz"] = data
-    server.files[path + "SHA256SUMS"] = f"{hashlib.sha256(data).hexdigest()} *rootfs.tar.xz\n".encode()
-    assert plash("run", lxc("debian:bookworm").id, "cat", "/etc/debian_version").out.startswith("12")
+    server.files[path + "SHA256SUMS"] = (
+        f"{hashlib.sha256(data).hexdigest()} *rootfs.tar.xz\n".encode()
+    )
+    assert plash("run", lxc("debian:bookworm").id, "cat", "/etc/debian_version").out.startswith(
+        "12"
+    )
 
 
 def test_a_wrong_checksum(plash, lxc, server):
@@ -75,13 +92,17 @@ def test_without_checksums(lxc, server):
     assert lxc("alpine:edge").id
 
 
-@pytest.mark.parametrize("image, why", [
-    ("alpine", "which release of alpine? There are 3.20, edge"),
-    ("alpine:", "which release of alpine? There are 3.20, edge"),
-    ("alpine:9.99", "alpine has no release '9.99'; there are 3.20, edge"),
-    ("alpine:edge:x", "alpine:edge has no variant 'x'; there are cloud, default"),
-    ("apline:edge", "no distribution 'apline'; the nearest: alpine"),
-    ("", "no distribution ''; the nearest: alpine, debian")])
+@pytest.mark.parametrize(
+    "image, why",
+    [
+        ("alpine", "which release of alpine? There are 3.20, edge"),
+        ("alpine:", "which release of alpine? There are 3.20, edge"),
+        ("alpine:9.99", "alpine has no release '9.99'; there are 3.20, edge"),
+        ("alpine:edge:x", "alpine:edge has no variant 'x'; there are cloud, default"),
+        ("apline:edge", "no distribution 'apline'; the nearest: alpine"),
+        ("", "no distribution ''; the nearest: alpine, debian"),
+    ],
+)
 def test_what_is_not_there_is_told_with_what_is(lxc, image, why):
     assert lxc(image).error == f"plash pull:lxc: {why}"
 

@@ -1,4 +1,5 @@
 """The man pages, which are made of the text at the top of each command."""
+
 import re
 import subprocess
 import sys
@@ -21,19 +22,27 @@ def pages(tmp_path_factory):
 def shown(pages, *words):
     """What man(1) shows of a page, in long lines without bold."""
     need_program("man")
-    done = subprocess.run(["man", "--warnings", *words], env={**WIDE, "MANPATH": str(pages)}, capture_output=True, text=True)
+    done = subprocess.run(
+        ["man", "--warnings", *words],
+        env={**WIDE, "MANPATH": str(pages)},
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return re.sub(".\b", "", done.stdout)
 
 
 def text(command):
     """The text at the top of a command, as plash itself prints it."""
-    return subprocess.run([LIBEXEC / f"plash-{command}", "--help"], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [LIBEXEC / f"plash-{command}", "--help"], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_each_command_has_a_page(pages):
     assert sorted(page.name for page in (pages / "man1").iterdir()) == sorted(
-        ["plash.1", *(f"plash-{command}.1" for command in COMMANDS)])
+        ["plash.1", *(f"plash-{command}.1" for command in COMMANDS)]
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,7 +64,11 @@ def test_code_is_bold_and_leads_to_other_pages(pages):
 
 
 def test_markup_in_a_text_is_text(pages):
-    assert "Runs `plash CMD ID ARG ...`" in text("recall") and "pull:*" in text("do") and "PLASH_*" in text("run")
+    assert (
+        "Runs `plash CMD ID ARG ...`" in text("recall")
+        and "pull:*" in text("do")
+        and "PLASH_*" in text("run")
+    )
     assert "for pull:* and build:" in shown(pages, "plash-do")
     assert "such pass, PLASH_*, and the names" in shown(pages, "plash-run")
 
@@ -67,7 +80,7 @@ def test_the_page_of_plash_lists_commands_variables_and_statuses(pages):
     for variable in "PLASH_DATA", "PLASH_EXPORT", "PLASH_NO_SYNC=1":
         assert f"\n       {variable}" in page
     assert re.search(r"^       2 +The arguments do not fit", page, re.MULTILINE)
-    assert '\n          id=$(plash build "$id" \'apk add git\')\n' in page
+    assert "\n          id=$(plash build \"$id\" 'apk add git')\n" in page
 
 
 def test_man_finds_a_page_by_the_words_of_the_command(pages):

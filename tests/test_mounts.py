@@ -1,4 +1,5 @@
 """run:persist, chroot, mount, mounted, sudo."""
+
 import os
 
 from conftest import as_user, wait_for
@@ -23,13 +24,16 @@ def test_persist_refuses_a_directory_in_use(plash, image, tmp_path):
     with plash.start("run:persist", image, tmp_path / "kept", "sh", "-c", "echo up; cat") as run:
         run.stdout.readline()
         assert plash("run:persist", image, tmp_path / "kept", "true").error == (
-            f"plash run:persist: {tmp_path}/kept is in use by another process")
+            f"plash run:persist: {tmp_path}/kept is in use by another process"
+        )
         run.stdin.close()
     plash("run:persist", image, tmp_path / "kept", "true").ok()
 
 
 def test_persist_again_after_a_kill(plash, image, tmp_path):
-    run = plash.start("run:persist", image, tmp_path / "kept", "sh", "-c", "echo 1 > /one; echo up; exec sleep 99")
+    run = plash.start(
+        "run:persist", image, tmp_path / "kept", "sh", "-c", "echo 1 > /one; echo up; exec sleep 99"
+    )
     run.stdout.readline()
     run.kill()
     run.wait()
@@ -46,8 +50,9 @@ def test_chroot(plash, image, tmp_path):
     (root / "host").mkdir()
     (root / "dev").mkdir()
     (root / "home").symlink_to("/var/empty")
-    assert plash("chroot", root, "sh", "-c", "ls -d /host/etc /dev/null; ls /home/* | head -1").out == (
-        "/dev/null\n/host/etc\n")
+    assert plash(
+        "chroot", root, "sh", "-c", "ls -d /host/etc /dev/null; ls /home/* | head -1"
+    ).out == ("/dev/null\n/host/etc\n")
     assert plash("chroot", root, "pwd").out.strip() in (str(tmp_path), f"/host{tmp_path}")
 
 
@@ -70,7 +75,8 @@ def test_mount_in_sudo(plash, image, tmp_path):
 def test_mount_without_the_right_to(plash, image, tmp_path):
     (tmp_path / "m").mkdir()
     assert plash("mount", image, tmp_path / "m").error == (
-        "plash mount: you may not mount here (plash sudo gives a shell that may)")
+        "plash mount: you may not mount here (plash sudo gives a shell that may)"
+    )
 
 
 def test_sudo_is_root_on_the_hosts_files(plash):

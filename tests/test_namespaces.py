@@ -1,4 +1,5 @@
 """Hosts that forbid, lack or limit what plash needs; most are made by namespaces or by strace's fault injection."""
+
 import os
 import subprocess
 
@@ -9,8 +10,22 @@ from conftest import LIBEXEC, ROOT, as_user, need, need_program, subordinate_ids
 def strace(plash, inject, *words, **options):
     """Run a command of plash with strace's fault injection; a tracer's setuid programs gain nothing."""
     need_program("strace")
-    return plash.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={inject.split(':')[0]}",
-                      "-e", f"inject={inject}", LIBEXEC / f"plash-{words[0]}", *words[1:]], **options)
+    return plash.run(
+        [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            f"trace={inject.split(':')[0]}",
+            "-e",
+            f"inject={inject}",
+            LIBEXEC / f"plash-{words[0]}",
+            *words[1:],
+        ],
+        **options,
+    )
 
 
 @as_user
@@ -23,10 +38,16 @@ def test_without_newuidmap_the_callers_id_alone_is_mapped(plash, host_tar, debia
                 (bare / name).symlink_to(f"{directory}/{name}")
     env = {"PATH": f"{ROOT}/.venv/bin:{bare}"}
     debian = plash("pull:tarfile", debian_tar, env=env).id
-    assert plash("run", debian, "cat", "/proc/self/uid_map", env=env).out.split() == ["0", str(os.getuid()), "1"]
+    assert plash("run", debian, "cat", "/proc/self/uid_map", env=env).out.split() == [
+        "0",
+        str(os.getuid()),
+        "1",
+    ]
     assert plash("run", debian, "cat", "/proc/self/setgroups", env=env).out == "deny\n"
     assert plash("run", debian, "dpkg", "-s", "libc6", env=env).ok()
-    built = plash("build", debian, "rm -rf /var/cache/apt; mkdir /var/cache/apt; touch /x", env=env).id
+    built = plash(
+        "build", debian, "rm -rf /var/cache/apt; mkdir /var/cache/apt; touch /x", env=env
+    ).id
     assert plash("run", built, "stat", "-c", "%u", "/x", "/etc/shadow", env=env).out == "0\n0\n"
     plash("rm", debian, env=env).ok()
 
@@ -49,30 +70,62 @@ def test_a_newuidmap_that_may_not_is_done_without(plash, image):
 def test_user_namespaces_are_used_up(plash, image):
     """In a user namespace made for the purpose, whose max_user_namespaces is set to 0."""
     need_program("strace")
-    code = ("echo 0 > /proc/sys/user/max_user_namespaces && exec strace -f -qq -o /dev/null"
-            f" -e trace=geteuid -e inject=geteuid:retval=1000 {LIBEXEC}/plash-run {image} true")
+    code = (
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec strace -f -qq -o /dev/null"
+        f" -e trace=geteuid -e inject=geteuid:retval=1000 {LIBEXEC}/plash-run {image} true"
+    )
     done = plash.run(["unshare", "--map-root-user", "sh", "-c", code])
-    assert done.error == ("plash run: cannot make a user namespace: user.max_user_namespaces=0 forbids it;"
-                          " as root: sysctl -w user.max_user_namespaces=15000")
+    assert done.error == (
+        "plash run: cannot make a user namespace: user.max_user_namespaces=0 forbids it;"
+        " as root: sysctl -w user.max_user_namespaces=15000"
+    )
 
 
 @as_user
-@pytest.mark.parametrize("setting, value, good, inject, what", [
-    ("kernel.unprivileged_userns_clone", "0", "1", "unshare:error=EPERM", "make a user namespace"),
-    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", "unshare:error=EPERM", "make a user namespace"),
-    # strace lies about the user, whom the kernel then does not let write the map.
-    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", "getppid:error=EPERM", "write uid_map")])
-def test_a_setting_that_forbids_user_namespaces_is_named(plash, image, tmp_path, setting, value, good, inject, what):
+@pytest.mark.parametrize(
+    "setting, value, good, inject, what",
+    [
+        (
+            "kernel.unprivileged_userns_clone",
+            "0",
+            "1",
+            "unshare:error=EPERM",
+            "make a user namespace",
+        ),
+        (
+            "kernel.apparmor_restrict_unprivileged_userns",
+            "1",
+            "0",
+            "unshare:error=EPERM",
+            "make a user namespace",
+        ),
+        # strace lies about the user, whom the kernel then does not let write the map.
+        (
+            "kernel.apparmor_restrict_unprivileged_userns",
+            "1",
+            "0",
+            "getppid:error=EPERM",
+            "write uid_map",
+        ),
+    ],
+)
+def test_a_setting_that_forbids_user_namespaces_is_named(
+    plash, image, tmp_path, setting, value, good, inject, what
+):
     """This kernel lacks both, so a directory stands in for /proc/sys/kernel, and strace for the refusal."""
     (tmp_path / "kernel").mkdir()
     (tmp_path / "kernel" / setting.split(".")[1]).write_text(value + "\n")
     need_program("strace")
-    code = (f"mount --bind kernel /proc/sys/kernel && export PLASH_DATA={plash.data} && "
-            f"exec strace -f -qq -o /dev/null -e trace=unshare,geteuid,getppid -e inject={inject}"
-            f" -e inject=geteuid:retval=1000 {LIBEXEC}/plash-run {image} true")
+    code = (
+        f"mount --bind kernel /proc/sys/kernel && export PLASH_DATA={plash.data} && "
+        f"exec strace -f -qq -o /dev/null -e trace=unshare,geteuid,getppid -e inject={inject}"
+        f" -e inject=geteuid:retval=1000 {LIBEXEC}/plash-run {image} true"
+    )
     done = plash("sudo", "sh", "-c", code)
-    assert done.error == (f"plash run: cannot {what}: {setting}={value} forbids it;"
-                          f" as root: sysctl -w {setting}={good}")
+    assert done.error == (
+        f"plash run: cannot {what}: {setting}={value} forbids it;"
+        f" as root: sysctl -w {setting}={good}"
+    )
 
 
 def test_a_tmpfs_without_user_xattrs(plash, image):
@@ -94,8 +147,11 @@ def test_where_the_root_is_no_mount_point(plash, image):
 
 def test_nested(plash):
     """plash in a plash container, with its store on that container's own overlay, which holds no upper layer."""
-    python = os.path.realpath(subprocess.run(["python3", "-c", "import sys; print(sys.executable)"],
-                                             capture_output=True, text=True).stdout.strip())
+    python = os.path.realpath(
+        subprocess.run(
+            ["python3", "-c", "import sys; print(sys.executable)"], capture_output=True, text=True
+        ).stdout.strip()
+    )
     need(python.startswith("/usr/"), "a Python below /usr")
     image = plash("pull:host", "sh", "mount", "mkdir").id
     code = f"""set -e

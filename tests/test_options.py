@@ -1,4 +1,5 @@
 """The options of run, run:persist and build: variables, binds, and the caller's own ids."""
+
 import os
 import pwd
 
@@ -7,21 +8,41 @@ from conftest import as_user
 
 
 def test_a_variable_with_its_value(plash, image):
-    assert plash("run", "-e", "A=1=2", "-e", "B=", image, "sh", "-c", 'echo "$A,${B-unset}"').ok().out == "1=2,\n"
+    assert (
+        plash("run", "-e", "A=1=2", "-e", "B=", image, "sh", "-c", 'echo "$A,${B-unset}"').ok().out
+        == "1=2,\n"
+    )
 
 
 def test_a_variable_of_the_caller(plash, image):
-    done = plash("run", "-e", "A", "-e", "NONE", image, "sh", "-c", 'echo "$A ${NONE-unset}"', env={"A": "here"})
+    done = plash(
+        "run",
+        "-e",
+        "A",
+        "-e",
+        "NONE",
+        image,
+        "sh",
+        "-c",
+        'echo "$A ${NONE-unset}"',
+        env={"A": "here"},
+    )
     assert done.ok().out == "here unset\n"
 
 
 def test_a_variable_overrides_what_plash_sets(plash, image):
-    assert plash("run", "-e", "PATH=/nowhere:/bin:/usr/bin", image, "sh", "-c", "echo $PATH").ok().out == "/nowhere:/bin:/usr/bin\n"
+    assert (
+        plash("run", "-e", "PATH=/nowhere:/bin:/usr/bin", image, "sh", "-c", "echo $PATH").ok().out
+        == "/nowhere:/bin:/usr/bin\n"
+    )
     assert "home=/x" in plash("build", "-e", "HOME=/x", image, "echo home=$HOME").ok().err
 
 
 def test_no_variable(plash, image):
-    assert plash("run", "-e", "=x", image, "true").error == "plash run: not a variable: '=x' (NAME or NAME=VALUE)"
+    assert (
+        plash("run", "-e", "=x", image, "true").error
+        == "plash run: not a variable: '=x' (NAME or NAME=VALUE)"
+    )
 
 
 @pytest.fixture
@@ -45,11 +66,15 @@ def test_a_bind_covers_what_the_image_has(plash, image):
     (plash.place / "plain").mkdir()
     (plash.place / "plain/only").touch()
     assert plash("run", "-b", "plain:/var", image, "ls", "/var").ok().out == "only\n"
-    assert plash("run", "-b", "plain/only:/var/lib/only", image, "ls", "/var/lib").ok().out == "only\n"
+    assert (
+        plash("run", "-b", "plain/only:/var/lib/only", image, "ls", "/var/lib").ok().out == "only\n"
+    )
 
 
 def test_a_bind_at_its_own_path(plash, image):
-    assert plash("run", "-b", "/usr/lib", image, "ls", "/usr/lib").ok().out.split() == sorted(os.listdir("/usr/lib"))
+    assert plash("run", "-b", "/usr/lib", image, "ls", "/usr/lib").ok().out.split() == sorted(
+        os.listdir("/usr/lib")
+    )
 
 
 def test_binds_nest(plash, image):
@@ -59,16 +84,31 @@ def test_binds_nest(plash, image):
     assert plash("run", "-b", "a:/x", "-b", "c:/x/b", image, "ls", "/x/b").ok().out == "file\n"
 
 
-@pytest.mark.parametrize("bind, error", [
-    ("/nonexistent", "/nonexistent: No such file or directory"),
-    ("/etc:relative", "cannot bind /etc on 'relative': not an absolute path, or / or /host itself"),
-    ("/etc:/", "cannot bind /etc on '/': not an absolute path, or / or /host itself"),
-    ("/etc:", "cannot bind /etc on '': not an absolute path, or / or /host itself"),
-    ("/etc:/host/x", "cannot bind /etc on '/host/x': not an absolute path, or / or /host itself"),
-    ("/etc:/bin/sh/x", "cannot bind /etc on /bin/sh/x: a part of that path is no directory in the image"),
-    ("/etc:/tmp/plash-nonexistent", "cannot bind /etc on /tmp/plash-nonexistent: No such file or directory"),
-    ("/etc/passwd:/tmp", "cannot bind /etc/passwd on /tmp: Not a directory"),
-])
+@pytest.mark.parametrize(
+    "bind, error",
+    [
+        ("/nonexistent", "/nonexistent: No such file or directory"),
+        (
+            "/etc:relative",
+            "cannot bind /etc on 'relative': not an absolute path, or / or /host itself",
+        ),
+        ("/etc:/", "cannot bind /etc on '/': not an absolute path, or / or /host itself"),
+        ("/etc:", "cannot bind /etc on '': not an absolute path, or / or /host itself"),
+        (
+            "/etc:/host/x",
+            "cannot bind /etc on '/host/x': not an absolute path, or / or /host itself",
+        ),
+        (
+            "/etc:/bin/sh/x",
+            "cannot bind /etc on /bin/sh/x: a part of that path is no directory in the image",
+        ),
+        (
+            "/etc:/tmp/plash-nonexistent",
+            "cannot bind /etc on /tmp/plash-nonexistent: No such file or directory",
+        ),
+        ("/etc/passwd:/tmp", "cannot bind /etc/passwd on /tmp: Not a directory"),
+    ],
+)
 def test_a_bind_that_cannot_be(plash, image, bind, error):
     assert plash("run", "-b", bind, image, "true").error == "plash run: " + error
 
@@ -84,13 +124,34 @@ def test_as_me_is_who_the_caller_is(plash, image):
 
 def test_as_me_has_the_callers_name_beside_the_images(plash, image):
     name = pwd.getpwuid(os.getuid()).pw_name
-    base = plash("build", image, f"echo other:x:77:77::/:/bin/sh >/etc/passwd; printf {name}:x:78:78::/:/bin/sh >>/etc/passwd").id
+    base = plash(
+        "build",
+        image,
+        f"echo other:x:77:77::/:/bin/sh >/etc/passwd; printf {name}:x:78:78::/:/bin/sh >>/etc/passwd",
+    ).id
     passwd = plash("run", "--as-me", base, "cat", "/etc/passwd").ok().out.splitlines()
     assert passwd[0] == "other:x:77:77::/:/bin/sh" and len(passwd) == 2
-    assert len(plash("run", "--as-me", plash("build", image, "printf last:x:1:1::/: >/etc/passwd").id, "cat", "/etc/passwd").out.splitlines()) == 2
-    assert passwd[1].startswith(f"{name}:x:{os.getuid()}:{os.getgid()}:") and f":{plash.home}:" in passwd[1]
+    assert (
+        len(
+            plash(
+                "run",
+                "--as-me",
+                plash("build", image, "printf last:x:1:1::/: >/etc/passwd").id,
+                "cat",
+                "/etc/passwd",
+            ).out.splitlines()
+        )
+        == 2
+    )
+    assert (
+        passwd[1].startswith(f"{name}:x:{os.getuid()}:{os.getgid()}:")
+        and f":{plash.home}:" in passwd[1]
+    )
     # The image itself is as it was.
-    assert plash("run", base, "cat", "/etc/passwd").ok().out.splitlines()[1] == f"{name}:x:78:78::/:/bin/sh"
+    assert (
+        plash("run", base, "cat", "/etc/passwd").ok().out.splitlines()[1]
+        == f"{name}:x:78:78::/:/bin/sh"
+    )
 
 
 @as_user
@@ -103,18 +164,29 @@ def test_as_me_has_no_privileges(plash, image):
 def test_as_me_keeps_the_images_other_owners(plash, image):
     base = plash("build", image, "touch /daemon /mine; chown 33:34 /daemon").id
     listed = plash("run", "--as-me", base, "ls", "-n", "/daemon", "/mine").ok().out.splitlines()
-    assert [line.split()[2:4] for line in listed] == [["33", "34"], [str(os.getuid()), str(os.getgid())]]
+    assert [line.split()[2:4] for line in listed] == [
+        ["33", "34"],
+        [str(os.getuid()), str(os.getgid())],
+    ]
 
 
 def test_persist_takes_the_options_too(plash, image):
     code = 'echo "$A" >/var/kept; id -u'
-    done = plash("run:persist", "--as-me", "-e", "A=1", "-b", "/etc:/x", image, "changes", "sh", "-c", code)
+    done = plash(
+        "run:persist", "--as-me", "-e", "A=1", "-b", "/etc:/x", image, "changes", "sh", "-c", code
+    )
     assert done.ok().out == f"{os.getuid()}\n"
     assert (plash.place / "changes/data/var/kept").read_text() == "1\n"
-    assert not (plash.place / "changes/data/x").exists() and not (plash.place / "changes/data/etc").exists()
+    assert (
+        not (plash.place / "changes/data/x").exists()
+        and not (plash.place / "changes/data/etc").exists()
+    )
 
 
 def test_do_puts_the_image_after_the_options(plash, image, host_tar):
     plash("do", "pull:tarfile", host_tar).ok()
     plash("do", "build", "-e", "WORD=hello", "echo $WORD >/word").ok()
-    assert plash("do", "run", "-e", "A=1", "-eB=2", "sh", "-c", "cat /word; echo $A$B").ok().out == "hello\n12\n"
+    assert (
+        plash("do", "run", "-e", "A=1", "-eB=2", "sh", "-c", "cat /word; echo $A$B").ok().out
+        == "hello\n12\n"
+    )

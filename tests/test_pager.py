@@ -1,4 +1,5 @@
 """plash help on a terminal."""
+
 import fcntl
 import os
 import pty
@@ -20,9 +21,19 @@ class Terminal:
     def __init__(self, plash, words, lines, **env):
         self.end, inside = pty.openpty()
         fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 100, 0, 0))
-        base = {name: value for name, value in plash.env.items() if name not in ("PAGER", "LESS", "MORE")}
-        self.process = subprocess.Popen(words, stdin=inside, stdout=inside, stderr=inside, start_new_session=True,
-                                        env={**base, "TERM": "xterm", **env})
+        base = {
+            name: value
+            for name, value in plash.env.items()
+            if name not in ("PAGER", "LESS", "MORE")
+        }
+        self.process = subprocess.Popen(
+            words,
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            env={**base, "TERM": "xterm", **env},
+        )
         os.close(inside)
         self.shown = ""
 
@@ -51,6 +62,7 @@ def terminal(plash):
     def start(words, lines, **env):
         opened.append(Terminal(plash, [LIBEXEC / "plash-help", *words], lines, **env))
         return opened[-1]
+
     yield start
     for each in opened:
         each.close()
@@ -69,7 +81,10 @@ def test_a_short_text_just_prints(plash, terminal):
 def test_a_long_text_waits_for_the_reader(plash, terminal, words):
     need_program("less")
     shown = terminal(words, 8)
-    first, last = plash("help", *words).out.splitlines()[0], plash("help", *words).out.splitlines()[-1]
+    first, last = (
+        plash("help", *words).out.splitlines()[0],
+        plash("help", *words).out.splitlines()[-1],
+    )
     assert shown.read(first) and shown.read("\n:")
     assert last not in shown.shown and shown.process.poll() is None
     os.write(shown.end, b"G")
@@ -82,7 +97,9 @@ def test_a_long_text_waits_for_the_reader(plash, terminal, words):
 def test_the_reader_chooses_the_pager(plash, terminal):
     shown = terminal(["version"], 8, PAGER="sed 's/^/| /'; exit 3")
     assert shown.read()
-    assert shown.shown == "".join(f"| {line}\n" for line in plash("help", "version").out.splitlines())
+    assert shown.shown == "".join(
+        f"| {line}\n" for line in plash("help", "version").out.splitlines()
+    )
     assert shown.process.wait(ANSWER) == 3
 
 

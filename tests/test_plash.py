@@ -1,4 +1,5 @@
 """The dispatcher, help and plugins."""
+
 import os
 import re
 import sys
@@ -6,7 +7,9 @@ import sys
 import pytest
 from conftest import LIBEXEC, ROOT
 
-COMMANDS = sorted(name[len("plash-"):] for name in os.listdir(LIBEXEC) if name.startswith("plash-"))
+COMMANDS = sorted(
+    name[len("plash-") :] for name in os.listdir(LIBEXEC) if name.startswith("plash-")
+)
 GROUPS = ["Import Image", "Export Image", "Image Commands", "Other Commands", "Plugins"]
 
 
@@ -80,11 +83,14 @@ def test_help_of_an_unknown_command(plash):
     assert plash("help", "rnu").error == "plash: no such command: rnu (did you mean run?)"
 
 
-@pytest.mark.parametrize("text", [
-    "#!/bin/sh\n# Greet.\n#\n# Usage: plash hello [NAME]\necho \"hello $1\"; plash-version\n",
-    f"#!{sys.executable}\n\"\"\"Greet.\n\nUsage: plash hello [NAME]\n\"\"\"\n"
-    "import subprocess, sys\nprint('hello', sys.argv[1], flush=True)\nsubprocess.run(['plash-version'])\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '#!/bin/sh\n# Greet.\n#\n# Usage: plash hello [NAME]\necho "hello $1"; plash-version\n',
+        f'#!{sys.executable}\n"""Greet.\n\nUsage: plash hello [NAME]\n"""\n'
+        "import subprocess, sys\nprint('hello', sys.argv[1], flush=True)\nsubprocess.run(['plash-version'])\n",
+    ],
+)
 def test_a_plugin_is_a_command(plash, tmp_path, text):
     env = write_plugin(tmp_path / "plug in", "plash-hello", text)
     assert plash("hello", "you", env=env).ok().out.startswith("hello you\nplash ")
@@ -108,7 +114,10 @@ def test_a_command_runs_by_its_path_by_a_link_and_from_path(plash, tmp_path):
     (tmp_path / "v").symlink_to("plash-version")
     for words in [LIBEXEC / "plash-version"], [tmp_path / "plash-version"], [tmp_path / "v"]:
         assert plash.run(words).ok().out == expected
-    assert plash.run(["plash-version"], env={"PATH": f"{LIBEXEC}:{os.environ['PATH']}"}).ok().out == expected
+    assert (
+        plash.run(["plash-version"], env={"PATH": f"{LIBEXEC}:{os.environ['PATH']}"}).ok().out
+        == expected
+    )
 
 
 def test_help_into_a_closed_pipe_is_no_error_to_speak_of(plash):
@@ -119,6 +128,9 @@ def test_help_into_a_closed_pipe_is_no_error_to_speak_of(plash):
 def test_a_full_stdout_is_an_error(plash):
     with open("/dev/full", "w") as full:
         import subprocess
-        done = subprocess.run([ROOT / "bin/plash", "version"], stdout=full, stderr=subprocess.PIPE, text=True)
+
+        done = subprocess.run(
+            [ROOT / "bin/plash", "version"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert done.returncode == 1
     assert done.stderr == "plash version: No space left on device\n"

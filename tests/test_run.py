@@ -1,4 +1,5 @@
 """What a process in an image sees, and that it is an ordinary process."""
+
 import os
 import pty
 import select
@@ -12,7 +13,12 @@ from conftest import LIBEXEC, need_program, needs_subordinate_ids, wait_for
 
 
 def test_it_runs_on_the_image_and_drops_what_it_changes(plash, image):
-    assert plash("run", image, "sh", "-c", "grep -c root /etc/passwd; echo x > /etc/new; cat /etc/new").out == "1\nx\n"
+    assert (
+        plash(
+            "run", image, "sh", "-c", "grep -c root /etc/passwd; echo x > /etc/new; cat /etc/new"
+        ).out
+        == "1\nx\n"
+    )
     assert "new" not in plash("run", image, "ls", "/etc").ok().out
 
 
@@ -23,7 +29,17 @@ def test_it_is_root_and_the_caller(plash, image):
 
 
 def test_it_sees_the_host(plash, image):
-    seen = plash("run", image, "sh", "-c", "ls /host/etc/passwd; ls -d /proc/self /sys/class /dev/null /home").ok().out
+    seen = (
+        plash(
+            "run",
+            image,
+            "sh",
+            "-c",
+            "ls /host/etc/passwd; ls -d /proc/self /sys/class /dev/null /home",
+        )
+        .ok()
+        .out
+    )
     assert seen.split() == ["/host/etc/passwd", "/dev/null", "/home", "/proc/self", "/sys/class"]
     for file in "/etc/resolv.conf", "/etc/hosts":
         if os.path.isfile(file):
@@ -76,9 +92,22 @@ def test_a_working_directory_that_is_gone(plash, image, tmp_path):
 
 
 def test_the_environment(plash, image):
-    given = {"LANG": "C", "LC_TIME": "C", "TERM": "vt100", "https_proxy": "http://p", "FOO": "1", "BAR": "2",
-             "BAZ": "3", "PLASH_EXPORT": "FOO:BAR:JOB_*", "JOB_ID": "4", "TZ": "UTC", "LD_LIBRARY_PATH": "/x"}
-    env = dict(line.split("=", 1) for line in plash("run", image, "env", env=given).ok().out.splitlines())
+    given = {
+        "LANG": "C",
+        "LC_TIME": "C",
+        "TERM": "vt100",
+        "https_proxy": "http://p",
+        "FOO": "1",
+        "BAR": "2",
+        "BAZ": "3",
+        "PLASH_EXPORT": "FOO:BAR:JOB_*",
+        "JOB_ID": "4",
+        "TZ": "UTC",
+        "LD_LIBRARY_PATH": "/x",
+    }
+    env = dict(
+        line.split("=", 1) for line in plash("run", image, "env", env=given).ok().out.splitlines()
+    )
     for name in set(given) - {"BAZ", "LD_LIBRARY_PATH"}:
         assert env[name] == given[name]
     assert not {"BAZ", "LD_LIBRARY_PATH"} & set(env)
@@ -87,13 +116,23 @@ def test_the_environment(plash, image):
 
 
 def test_nothing_of_pythons_is_in_the_environment(plash, image):
-    words = ["env", "-i", f"PATH={os.environ['PATH']}", f"HOME={plash.home}", f"PLASH_DATA={plash.data}",
-             LIBEXEC / "plash-run", image, "env"]
+    words = [
+        "env",
+        "-i",
+        f"PATH={os.environ['PATH']}",
+        f"HOME={plash.home}",
+        f"PLASH_DATA={plash.data}",
+        LIBEXEC / "plash-run",
+        image,
+        "env",
+    ]
     names = {line.split("=")[0] for line in plash.run(words).ok().out.splitlines()}
     assert names == {"PATH", "HOME", "PLASH_DATA"} | names & {"_", "PWD", "SHLVL"}
 
 
-@pytest.mark.parametrize("code, status", [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", -9)])
+@pytest.mark.parametrize(
+    "code, status", [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", -9)]
+)
 def test_the_exit_status_is_the_commands(plash, image, code, status):
     assert plash("run", image, "sh", "-c", code).status == status
 
@@ -104,12 +143,18 @@ def test_126_and_127(plash, image):
     done = plash("run", image, "/no/such")
     assert (done.status, done.error) == (127, "plash run: command not found: /no/such")
     done = plash("run", image, "/etc/passwd")
-    assert (done.status, done.error) == (126, "plash run: cannot execute /etc/passwd: Permission denied")
+    assert (done.status, done.error) == (
+        126,
+        "plash run: cannot execute /etc/passwd: Permission denied",
+    )
     done = plash("run", image, "/etc")
     assert (done.status, done.error) == (126, "plash run: cannot execute /etc: Permission denied")
     script = plash("build", image, "echo '#!/no/interpreter' > /bin/s; chmod +x /bin/s").id
     done = plash("run", script, "s")
-    assert (done.status, done.error) == (126, "plash run: cannot execute s: its interpreter or loader is missing")
+    assert (done.status, done.error) == (
+        126,
+        "plash run: cannot execute s: its interpreter or loader is missing",
+    )
 
 
 def test_it_is_the_process_that_was_started(plash, image):
@@ -139,7 +184,12 @@ def test_a_closed_pipe_ends_it_by_sigpipe(plash, image):
 
 
 def test_no_descriptor_of_plashs_is_open_in_it(plash, image):
-    assert plash("run", image, "ls", "/proc/self/fd").out.split() == ["0", "1", "2", "3"]  # 3 is ls's own
+    assert plash("run", image, "ls", "/proc/self/fd").out.split() == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]  # 3 is ls's own
 
 
 def test_ctrl_c_and_ctrl_z_on_a_terminal(plash, image):
@@ -210,9 +260,17 @@ def test_a_killed_run_leaves_nothing(plash, image):
 
 def test_mountinfo_names_the_image(plash, image):
     with plash.start("run", image, "cat") as run:
-        wait_for(lambda: f" overlay {plash.data}/layer/0/{image} " in open(f"/proc/{run.pid}/mountinfo").read())
+        wait_for(
+            lambda: (
+                f" overlay {plash.data}/layer/0/{image} "
+                in open(f"/proc/{run.pid}/mountinfo").read()
+            )
+        )
         run.stdin.close()
-    assert plash("run", image, "df", "--output=source", "/").out.split()[1] == f"{plash.data}/layer/0/{image}"
+    assert (
+        plash("run", image, "df", "--output=source", "/").out.split()[1]
+        == f"{plash.data}/layer/0/{image}"
+    )
 
 
 def test_plashs_own_mounts_are_not_to_be_seen(plash, image):
@@ -224,7 +282,9 @@ def test_plashs_own_mounts_are_not_to_be_seen(plash, image):
 def test_a_static_program_runs_in_an_image_with_nothing_else(plash, tmp_path):
     need_program("busybox")
     (tmp_path / "root").mkdir()
-    busybox = subprocess.run(["sh", "-c", "command -v busybox"], capture_output=True, text=True).stdout.strip()
+    busybox = subprocess.run(
+        ["sh", "-c", "command -v busybox"], capture_output=True, text=True
+    ).stdout.strip()
     plash.run(["cp", busybox, tmp_path / "root/busybox"]).ok()
     number = plash("stack", "0", tmp_path / "root").id
     assert plash("run", number, "/busybox", "echo", "hi").ok().out == "hi\n"
@@ -241,7 +301,9 @@ def test_subordinate_ids_are_users_inside(plash, image):
     assert plash("run", child, "stat", "-c", "%u:%g", "/etc/passwd").out == "7:9\n"
 
 
-@pytest.mark.parametrize("name", [b"a b", b"a,b", b"a:b", b"a\\b", b"a\nb", b"\xff\xfe", b"\xc3\xa4", b"x" * 200 + b" #"])
+@pytest.mark.parametrize(
+    "name", [b"a b", b"a,b", b"a:b", b"a\\b", b"a\nb", b"\xff\xfe", b"\xc3\xa4", b"x" * 200 + b" #"]
+)
 def test_odd_characters_in_paths(plash, host_tar, tmp_path, name):
     odd = os.path.join(os.fsencode(tmp_path), name)
     os.mkdir(odd)
@@ -256,8 +318,9 @@ def test_odd_characters_in_paths(plash, host_tar, tmp_path, name):
     assert plash("run:persist", child, persist, "ls", "/kept", env=env).out == "/kept\n"
     tar = odd + b"/out.tar"
     plash("push:tarfile", child, tar, env=env).ok()
-    with subprocess.Popen([LIBEXEC / "plash-run", child, "cat"], stdin=subprocess.PIPE,
-                          env={**plash.env, **env}) as run:
+    with subprocess.Popen(
+        [LIBEXEC / "plash-run", child, "cat"], stdin=subprocess.PIPE, env={**plash.env, **env}
+    ) as run:
         mountinfo = f"/proc/{run.pid}/mountinfo"
         wait_for(lambda: "/layer/0/" in open(mountinfo, errors="replace").read())
         assert f"image {child} is in use by process {run.pid}" in plash("rm", child, env=env).error

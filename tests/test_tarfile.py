@@ -1,4 +1,5 @@
 """pull:tarfile, push:tarfile and push:dir."""
+
 import io
 import os
 import shutil
@@ -24,7 +25,11 @@ def archive(*members):
 
 def info(name, kind=tarfile.REGTYPE, **attributes):
     made = tarfile.TarInfo(name)
-    made.type, made.mode, made.mtime = kind, 0o755 if kind == tarfile.DIRTYPE else 0o644, 1_000_000_000
+    made.type, made.mode, made.mtime = (
+        kind,
+        0o755 if kind == tarfile.DIRTYPE else 0o644,
+        1_000_000_000,
+    )
     for attribute, value in attributes.items():
         setattr(made, attribute, value)
     return made
@@ -37,7 +42,10 @@ def test_compressions(plash, tmp_path, suffix, way):
     tar.write_bytes(archive((info("a/file"), b"hello\n")))
     if suffix:
         need_program(PROGRAMS[suffix])
-        subprocess.run([PROGRAMS[suffix], "-q", tar] if suffix != "lz4" else ["lz4", "-q", tar, f"{tar}.lz4"], check=True)
+        subprocess.run(
+            [PROGRAMS[suffix], "-q", tar] if suffix != "lz4" else ["lz4", "-q", tar, f"{tar}.lz4"],
+            check=True,
+        )
         tar = tmp_path / f"a.tar.{suffix}"
     if way == "file":
         number = plash("pull:tarfile", tar.rename(tmp_path / "name says nothing")).id
@@ -49,7 +57,9 @@ def test_compressions(plash, tmp_path, suffix, way):
     assert plash("mounted", number, "cat", "a/file").out == "hello\n"
 
 
-@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "tar.xz", "tar.zst", "tar.bz2", "tar.lz4"])
+@pytest.mark.parametrize(
+    "suffix", ["tar", "tar.gz", "tgz", "tar.xz", "tar.zst", "tar.bz2", "tar.lz4"]
+)
 def test_push_compresses_by_the_suffix_and_twice_alike(plash, image, tmp_path, suffix):
     first, second = tmp_path / f"1.{suffix}", tmp_path / f"2.{suffix}"
     assert plash("push:tarfile", image, first).ok().out == ""
@@ -63,11 +73,21 @@ def test_push_compresses_by_the_suffix_and_twice_alike(plash, image, tmp_path, s
 
 def test_push_to_stdout(plash, image, tmp_path):
     plash("push:tarfile", image, tmp_path / "a.tar").ok()
-    assert plash("push:tarfile", image).raw == plash("push:tarfile", image, "-").raw == (tmp_path / "a.tar").read_bytes()
+    assert (
+        plash("push:tarfile", image).raw
+        == plash("push:tarfile", image, "-").raw
+        == (tmp_path / "a.tar").read_bytes()
+    )
 
 
 def test_push_to_a_reader_that_stops(plash, image):
-    done = plash.run(["sh", "-c", f"{os.path.dirname(__file__)}/../bin/plash push:tarfile {image} | head -c 1000 | wc -c"])
+    done = plash.run(
+        [
+            "sh",
+            "-c",
+            f"{os.path.dirname(__file__)}/../bin/plash push:tarfile {image} | head -c 1000 | wc -c",
+        ]
+    )
     assert (done.out, done.err) == ("1000\n", "")
 
 
@@ -83,7 +103,16 @@ def test_push_replaces_a_file_whole_or_not_at_all(plash, image, tmp_path):
 def test_names_of_any_bytes(plash, tmp_path):
     root = os.fsencode(tmp_path / "root")
     os.mkdir(root)
-    names = [b"a b", b"new\nline", b"\xff\xfe", "ä€".encode(), b"back\\slash", b"x" * 255, b"-dash", b"*?[a]"]
+    names = [
+        b"a b",
+        b"new\nline",
+        b"\xff\xfe",
+        "ä€".encode(),
+        b"back\\slash",
+        b"x" * 255,
+        b"-dash",
+        b"*?[a]",
+    ]
     for name in names:
         open(os.path.join(root, name), "w").close()
     number = plash("stack", "0", os.fsdecode(root)).id
@@ -143,36 +172,69 @@ def test_owners_and_capabilities_are_kept(plash, tmp_path):
 
 @as_user
 def test_device_nodes_are_left_out_and_counted(plash):
-    done = plash("pull:tarfile", input=archive(info("dev", tarfile.DIRTYPE), info("dev/null", tarfile.CHRTYPE,
-                 devmajor=1, devminor=3), info("dev/sda", tarfile.BLKTYPE, devmajor=8), info("file")))
-    assert done.err.startswith("plash pull:tarfile: 2 device nodes left out") and done.err.count("\n") == 1
-    assert plash("mounted", done.id, "sh", "-c", "find . | sort").out.split() == [".", "./dev", "./file"]
+    done = plash(
+        "pull:tarfile",
+        input=archive(
+            info("dev", tarfile.DIRTYPE),
+            info("dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3),
+            info("dev/sda", tarfile.BLKTYPE, devmajor=8),
+            info("file"),
+        ),
+    )
+    assert (
+        done.err.startswith("plash pull:tarfile: 2 device nodes left out")
+        and done.err.count("\n") == 1
+    )
+    assert plash("mounted", done.id, "sh", "-c", "find . | sort").out.split() == [
+        ".",
+        "./dev",
+        "./file",
+    ]
 
 
 def compressed(program, data):
     return subprocess.run([program, "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout
 
 
-@pytest.mark.parametrize("what, why", [
-    ("nothing", "the archive is empty"), ("zeros", "the archive holds no files"),
-    ("zip", "not a tar archive, but a zip archive"), ("html", "not a tar archive, but a web page or XML"),
-    ("text", "cannot unpack: This does not look like a tar archive"), ("cut", "cannot unpack: Unexpected EOF in archive"),
-    ("cut gz", "cannot unpack: "), ("cut xz", "cannot unpack: xz: "), ("cut zst", "cannot unpack: "),
-    ("empty gz", "cannot unpack: This does not look like a tar archive"), ("docker save", "an archive of image layers"),
-    ("oci", "an archive of image layers"), ("outside", "cannot unpack: "), ("through a link", "cannot unpack: "),
-])
+@pytest.mark.parametrize(
+    "what, why",
+    [
+        ("nothing", "the archive is empty"),
+        ("zeros", "the archive holds no files"),
+        ("zip", "not a tar archive, but a zip archive"),
+        ("html", "not a tar archive, but a web page or XML"),
+        ("text", "cannot unpack: This does not look like a tar archive"),
+        ("cut", "cannot unpack: Unexpected EOF in archive"),
+        ("cut gz", "cannot unpack: "),
+        ("cut xz", "cannot unpack: xz: "),
+        ("cut zst", "cannot unpack: "),
+        ("empty gz", "cannot unpack: This does not look like a tar archive"),
+        ("docker save", "an archive of image layers"),
+        ("oci", "an archive of image layers"),
+        ("outside", "cannot unpack: "),
+        ("through a link", "cannot unpack: "),
+    ],
+)
 @pytest.mark.parametrize("way", ["file", "pipe"])
 def test_what_is_no_root_filesystem(plash, image, tmp_path, what, why, way):
     good = archive((info("file"), os.urandom(100_000)))
     data = {
-        "nothing": lambda: b"", "zeros": lambda: bytes(10240), "zip": lambda: b"PK\x03\x04" + bytes(1000),
-        "html": lambda: b"<html>not found</html>", "text": lambda: b"hello\n" * 1000, "cut": lambda: good[:50_000],
-        "cut gz": lambda: compressed("gzip", good)[:50_000], "cut xz": lambda: compressed("xz", good)[:50_000],
-        "cut zst": lambda: compressed("zstd", good)[:50_000], "empty gz": lambda: compressed("gzip", b""),
+        "nothing": lambda: b"",
+        "zeros": lambda: bytes(10240),
+        "zip": lambda: b"PK\x03\x04" + bytes(1000),
+        "html": lambda: b"<html>not found</html>",
+        "text": lambda: b"hello\n" * 1000,
+        "cut": lambda: good[:50_000],
+        "cut gz": lambda: compressed("gzip", good)[:50_000],
+        "cut xz": lambda: compressed("xz", good)[:50_000],
+        "cut zst": lambda: compressed("zstd", good)[:50_000],
+        "empty gz": lambda: compressed("gzip", b""),
         "docker save": lambda: archive(info("manifest.json"), info("abc/layer.tar")),
         "oci": lambda: archive(info("oci-layout"), info("index.json")),
         "outside": lambda: archive(info("../outside"), info("fine")),
-        "through a link": lambda: archive(info("l", tarfile.SYMTYPE, linkname=str(tmp_path)), info("l/outside")),
+        "through a link": lambda: archive(
+            info("l", tarfile.SYMTYPE, linkname=str(tmp_path)), info("l/outside")
+        ),
     }[what]()
     before = plash.snapshot()
     if way == "file":
@@ -192,8 +254,10 @@ def test_a_full_disk(plash, image, tmp_path):
     """The store on a tmpfs of 2 MB, in plash's own mount namespace."""
     (tmp_path / "big.tar").write_bytes(archive((info("big"), os.urandom(4_000_000))))
     (tmp_path / "small").mkdir()
-    code = ("mount -t tmpfs -o size=2m none small; export PLASH_DATA=$PWD/small/d PATH=$PATH:/usr/sbin:/sbin;"
-            " plash-pull:tarfile big.tar; plash-pull:tarfile < big.tar; ls small/d/index small/d/tmp")
+    code = (
+        "mount -t tmpfs -o size=2m none small; export PLASH_DATA=$PWD/small/d PATH=$PATH:/usr/sbin:/sbin;"
+        " plash-pull:tarfile big.tar; plash-pull:tarfile < big.tar; ls small/d/index small/d/tmp"
+    )
     done = plash("sudo", "sh", "-c", code)
     assert done.err.count("No space left on device") == done.err.count("\n") == 2
     assert done.out == "small/d/index:\n0\n\nsmall/d/tmp:\n"
@@ -232,26 +296,47 @@ def test_an_archive_cut_between_two_members(plash, tmp_path, way):
 
 def outside(tmp_path):
     """All that is around the store, to see that an import writes nothing there."""
-    return sorted((str(path), path.lstat().st_mtime_ns) for path in tmp_path.rglob("*") if "data" not in path.parts)
+    return sorted(
+        (str(path), path.lstat().st_mtime_ns)
+        for path in tmp_path.rglob("*")
+        if "data" not in path.parts
+    )
 
 
-@pytest.mark.parametrize("members", [
-    [info("../up")], [info("a/../../up")], [info("l", tarfile.SYMTYPE, linkname="."), info("l/../../up")],
-    [info("l", tarfile.SYMTYPE, linkname="/"), info("l/{0}/up")],
-    [info("l", tarfile.SYMTYPE, linkname="../../../../.."), info("l/up")],
-    [info("l", tarfile.SYMTYPE, linkname="{0}"), info("l/up")],
-    [info("h", tarfile.LNKTYPE, linkname="{0}/victim")], [info("h", tarfile.LNKTYPE, linkname="../../../../../victim")],
-    [info("l", tarfile.SYMTYPE, linkname="{0}"), info("h", tarfile.LNKTYPE, linkname="l/victim"), (info("h"), b"changed")],
-    [(info("{0}/victim"), b"changed")], [info("{0}", tarfile.SYMTYPE, linkname="/")],
-    [info("l", tarfile.SYMTYPE, linkname="{0}/victim"), (info("l"), b"changed")]])
+@pytest.mark.parametrize(
+    "members",
+    [
+        [info("../up")],
+        [info("a/../../up")],
+        [info("l", tarfile.SYMTYPE, linkname="."), info("l/../../up")],
+        [info("l", tarfile.SYMTYPE, linkname="/"), info("l/{0}/up")],
+        [info("l", tarfile.SYMTYPE, linkname="../../../../.."), info("l/up")],
+        [info("l", tarfile.SYMTYPE, linkname="{0}"), info("l/up")],
+        [info("h", tarfile.LNKTYPE, linkname="{0}/victim")],
+        [info("h", tarfile.LNKTYPE, linkname="../../../../../victim")],
+        [
+            info("l", tarfile.SYMTYPE, linkname="{0}"),
+            info("h", tarfile.LNKTYPE, linkname="l/victim"),
+            (info("h"), b"changed"),
+        ],
+        [(info("{0}/victim"), b"changed")],
+        [info("{0}", tarfile.SYMTYPE, linkname="/")],
+        [info("l", tarfile.SYMTYPE, linkname="{0}/victim"), (info("l"), b"changed")],
+    ],
+)
 def test_nothing_is_written_outside_of_the_layer(plash, image, tmp_path, members):
     (tmp_path / "victim").write_text("as it was")
     for member in members:
         member = member[0] if isinstance(member, tuple) else member
-        member.name, member.linkname = member.name.format(tmp_path), member.linkname.format(tmp_path)
+        member.name, member.linkname = (
+            member.name.format(tmp_path),
+            member.linkname.format(tmp_path),
+        )
     before, store = outside(tmp_path), plash.snapshot()
     done = plash("pull:tarfile", input=archive(*members))
-    assert (tmp_path / "victim").read_text() == "as it was" and (tmp_path / "victim").stat().st_nlink == 1
+    assert (tmp_path / "victim").read_text() == "as it was" and (
+        tmp_path / "victim"
+    ).stat().st_nlink == 1
     assert outside(tmp_path) == before
     if done.status:
         assert done.error.startswith("plash pull:tarfile: cannot unpack: ")
@@ -262,11 +347,15 @@ def test_nothing_is_written_outside_of_the_layer(plash, image, tmp_path, members
 
 @as_user
 def test_owners_that_are_not_mapped(plash):
-    done = plash("pull:tarfile", input=archive(info("a", uid=4_000_000_000, gid=4_000_000_000), info("b")))
+    done = plash(
+        "pull:tarfile", input=archive(info("a", uid=4_000_000_000, gid=4_000_000_000), info("b"))
+    )
     assert plash("mounted", done.id, "stat", "-c", "%u:%g", "a").out == "0:0\n"
     if subordinate_ids():
-        assert done.err.startswith("plash pull:tarfile: 1 files given to root, since their owners are not mapped here"
-                                   " (the first: a: Cannot change ownership to uid 4000000000, gid 4000000000")
+        assert done.err.startswith(
+            "plash pull:tarfile: 1 files given to root, since their owners are not mapped here"
+            " (the first: a: Cannot change ownership to uid 4000000000, gid 4000000000"
+        )
 
 
 def test_long_names(plash, tmp_path):
@@ -279,7 +368,10 @@ def test_long_names(plash, tmp_path):
     gnu = io.BytesIO()
     with tarfile.open(fileobj=gnu, mode="w", format=tarfile.GNU_FORMAT) as opened:
         opened.addfile(info("x" * 200 + "/" + "y" * 200))
-    assert plash("mounted", plash("pull:tarfile", input=gnu.getvalue()).id, "ls", "x" * 200).out == "y" * 200 + "\n"
+    assert (
+        plash("mounted", plash("pull:tarfile", input=gnu.getvalue()).id, "ls", "x" * 200).out
+        == "y" * 200 + "\n"
+    )
 
 
 def test_an_archives_overlay_xattrs_are_no_orders(plash):
@@ -310,7 +402,9 @@ def test_acls_are_kept(plash, tmp_path):
     need_program("getfacl")
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         info = tarfile.TarInfo("file")
-        info.pax_headers = {"SCHILY.acl.access": "user::rw-,user:5:r--,group::r--,mask::r--,other::---"}
+        info.pax_headers = {
+            "SCHILY.acl.access": "user::rw-,user:5:r--,group::r--,mask::r--,other::---"
+        }
         tar.addfile(info)
     number = plash("pull:tarfile", "a.tar").id
     plash("push:tarfile", number, "b.tar").ok()

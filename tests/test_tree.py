@@ -1,4 +1,5 @@
 """tree: the images, drawn for people and as JSON."""
+
 import json
 import os
 import time
@@ -67,7 +68,10 @@ def test_sizes_are_of_the_own_layer(plash):
     stack(plash, "1", *(f"file{number}" for number in range(10)))
     first, second = json.loads(plash("tree", "--size", "--json").ok().out)
     assert 409600 <= first["size"] < 500000 and 40960 <= second["size"] < 90000
-    assert [line[7:18].split()[1:] for line in plash("tree", "-s").ok().out.splitlines()] == [["kB"], ["kB"]]
+    assert [line[7:18].split()[1:] for line in plash("tree", "-s").ok().out.splitlines()] == [
+        ["kB"],
+        ["kB"],
+    ]
 
 
 def test_processes(plash, image):

@@ -1,4 +1,5 @@
 """pull:url: what is downloaded, verified, resumed, and what is left of a failure."""
+
 import hashlib
 import os
 import re
@@ -35,7 +36,9 @@ def test_import(plash, server, tar, tmp_path, how):
     server.files["/a.tar"] = compressed("xz", tar) if how == "xz" else tar
     server.redirects["/r"] = "/a.tar"
     (tmp_path / "a.tar").write_bytes(tar)
-    url = {"redirect": server.url + "/r", "file": f"file://{tmp_path}/a.tar"}.get(how, server.url + "/a.tar")
+    url = {"redirect": server.url + "/r", "file": f"file://{tmp_path}/a.tar"}.get(
+        how, server.url + "/a.tar"
+    )
     check = [f"--sha256={hashlib.sha256(tar).hexdigest().upper()}"] if how == "checked" else []
     number = plash("pull:url", *check, url).ok()
     assert number.err == ""
@@ -46,8 +49,10 @@ def test_a_wrong_checksum(plash, server, tar):
     server.files["/a.tar"] = tar
     done = plash("pull:url", "--sha256", "0" * 64, server.url + "/a.tar")
     digest = hashlib.sha256(tar).hexdigest()
-    assert done.error == (f"plash pull:url: {server.url}/a.tar: its sha256 is {digest}, not {'0' * 64};"
-                          " nothing was imported")
+    assert done.error == (
+        f"plash pull:url: {server.url}/a.tar: its sha256 is {digest}, not {'0' * 64};"
+        " nothing was imported"
+    )
     assert os.listdir(plash.data / "index") == ["0"] and plash.leftovers() == []
 
 
@@ -70,9 +75,13 @@ def test_it_starts_again_where_it_can_not_go_on(plash, server, tar, change):
     if change == "no ranges":
         server.ranges = False
     else:
-        server.files["/a.tar"] = archive((info("other"), bytes(3_000_000 if change == "another file" else 10)))
+        server.files["/a.tar"] = archive(
+            (info("other"), bytes(3_000_000 if change == "another file" else 10))
+        )
     number = plash("pull:url", server.url + "/a.tar").id
-    assert plash("mounted", number, "ls").out == ("big\nfile\n" if change == "no ranges" else "other\n")
+    assert plash("mounted", number, "ls").out == (
+        "big\nfile\n" if change == "no ranges" else "other\n"
+    )
 
 
 def test_without_a_validator_it_starts_again(plash, server, tar):
@@ -84,17 +93,32 @@ def test_without_a_validator_it_starts_again(plash, server, tar):
     assert [asked for _, asked in server.requests] == [None, None]
 
 
-@pytest.mark.parametrize("url, why", [
-    ("{0}/none", "The requested URL returned error: 404"), ("http://no-such-host.invalid/x", "Could not resolve host"),
-    ("http://127.0.0.1:1/x", "Failed to connect"), ("ftp://x/y", "not a URL of http, https or file"),
-    ("file:///no/such.tar", "Couldn't open file"), ("{1}/a.tar", ""), ("{0}/page", "not a tar archive, but a web page"),
-    ("{0}/lie", "transfer closed with"), ("{0}/empty", "the archive is empty"), ("{0}/cut", "cannot unpack: ")])
+@pytest.mark.parametrize(
+    "url, why",
+    [
+        ("{0}/none", "The requested URL returned error: 404"),
+        ("http://no-such-host.invalid/x", "Could not resolve host"),
+        ("http://127.0.0.1:1/x", "Failed to connect"),
+        ("ftp://x/y", "not a URL of http, https or file"),
+        ("file:///no/such.tar", "Couldn't open file"),
+        ("{1}/a.tar", ""),
+        ("{0}/page", "not a tar archive, but a web page"),
+        ("{0}/lie", "transfer closed with"),
+        ("{0}/empty", "the archive is empty"),
+        ("{0}/cut", "cannot unpack: "),
+    ],
+)
 def test_what_fails_leaves_the_store_as_it_was(plash, server, tar, url, why, image):
-    server.files.update({"/page": b"<html>", "/lie": tar, "/empty": b"", "/cut": tar[:1_000_000], "/a.tar": tar})
+    server.files.update(
+        {"/page": b"<html>", "/lie": tar, "/empty": b"", "/cut": tar[:1_000_000], "/a.tar": tar}
+    )
     server.lies["/lie"] = 1000
     before = plash.snapshot()
-    done = plash("pull:url", url.format(server.url, server.url.replace("http:", "https:")),
-                 env={"http_proxy": "", "https_proxy": "", "no_proxy": "*"})
+    done = plash(
+        "pull:url",
+        url.format(server.url, server.url.replace("http:", "https:")),
+        env={"http_proxy": "", "https_proxy": "", "no_proxy": "*"},
+    )
     assert done.status == 1 and why in done.error
     assert kept(plash) == [] or url.endswith("lie")
     assert plash.snapshot() == before
@@ -114,7 +138,9 @@ def test_a_server_that_stalls(plash, server, tar):
 
 def test_a_proxy_of_the_environment(plash, server, tar):
     server.files["/a.tar"] = tar
-    assert plash("pull:url", "http://made-up.invalid/a.tar", env={"http_proxy": server.url, "no_proxy": ""}).id
+    assert plash(
+        "pull:url", "http://made-up.invalid/a.tar", env={"http_proxy": server.url, "no_proxy": ""}
+    ).id
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -147,8 +173,16 @@ def test_a_bar_on_a_terminal_and_none_elsewhere(plash, server, tar):
     server.files["/a.tar"] = tar
     server.breaks["/a.tar"] = 1_000_000
     server.stalls.add("/a.tar")
-    words = ["timeout", "3", "script", "-qefc", f"stty cols 90; {os.path.dirname(__file__)}/../libexec/plash-pull:url"
-             f" {server.url}/a.tar", "/dev/null"]
+    words = [
+        "timeout",
+        "3",
+        "script",
+        "-qefc",
+        f"stty cols 90; {os.path.dirname(__file__)}/../libexec/plash-pull:url {server.url}/a.tar",
+        "/dev/null",
+    ]
     shown = plash.run(words).out
-    assert re.search(r"downloading: \[###########\.+\] (999|1000) kB of 2\.0 MB, \d:\d\d left, .*/s", shown)
+    assert re.search(
+        r"downloading: \[###########\.+\] (999|1000) kB of 2\.0 MB, \d:\d\d left, .*/s", shown
+    )
     kept(plash)

@@ -1,4 +1,5 @@
 """Bad input, for every command: one line, the right status, an unchanged store."""
+
 import sys
 
 import pytest
@@ -7,10 +8,35 @@ from test_plash import COMMANDS
 
 sys.path.insert(0, str(ROOT))
 NO_ARGUMENTS = {"clean", "doctor", "init", "mkdtemp", "shrink", "version"}
-TAKES_ANY = {"complete", "data", "help", "map", "pull:host", "pull:tarfile", "purge", "sudo", "tree", *NO_ARGUMENTS}
-WITH_ID = {"build": [], "check": ["dir"], "id": [], "mount": ["mnt"], "mounted": [], "nodepath": [], "parent": [], "rm": [],
-           "run": [], "run:persist": ["dir"], "push:dir": ["out"], "push:oci": ["oci:out"], "push:squashfs": ["out"],
-           "push:tarfile": ["out.tar"], "stack": ["dir"]}
+TAKES_ANY = {
+    "complete",
+    "data",
+    "help",
+    "map",
+    "pull:host",
+    "pull:tarfile",
+    "purge",
+    "sudo",
+    "tree",
+    *NO_ARGUMENTS,
+}
+WITH_ID = {
+    "build": [],
+    "check": ["dir"],
+    "id": [],
+    "mount": ["mnt"],
+    "mounted": [],
+    "nodepath": [],
+    "parent": [],
+    "rm": [],
+    "run": [],
+    "run:persist": ["dir"],
+    "push:dir": ["out"],
+    "push:oci": ["oci:out"],
+    "push:squashfs": ["out"],
+    "push:tarfile": ["out.tar"],
+    "stack": ["dir"],
+}
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - TAKES_ANY))
@@ -20,8 +46,27 @@ def test_no_argument(plash, command):
     assert result.error.startswith(f"plash {command}: usage: plash {command} ")
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {
-    "build", "cache", "chroot", "complete", "data", "do", "mounted", "recall", "rm", "run", "run:persist", "sudo", "pull:host"}))
+@pytest.mark.parametrize(
+    "command",
+    sorted(
+        set(COMMANDS)
+        - {
+            "build",
+            "cache",
+            "chroot",
+            "complete",
+            "data",
+            "do",
+            "mounted",
+            "recall",
+            "rm",
+            "run",
+            "run:persist",
+            "sudo",
+            "pull:host",
+        }
+    ),
+)
 def test_too_many_arguments(plash, command):
     result = plash(command, "1", "2", "3", "4")
     assert result.status == 2
@@ -35,10 +80,20 @@ def test_an_unknown_option(plash, command):
     assert result.error.endswith("(there is no option --nope)")
 
 
-@pytest.mark.parametrize("number, why", [
-    ("99", "no image: 99"), ("0", "image 0 is the empty root image"), ("abc", "not an image id: 'abc'"),
-    ("01", "not an image id: '01'"), ("-1", None), ("", "not an image id: ''"), ("1/..", "not an image id"),
-    ("１", "not an image id"), ("9" * 400, "no image: 999")])
+@pytest.mark.parametrize(
+    "number, why",
+    [
+        ("99", "no image: 99"),
+        ("0", "image 0 is the empty root image"),
+        ("abc", "not an image id: 'abc'"),
+        ("01", "not an image id: '01'"),
+        ("-1", None),
+        ("", "not an image id: ''"),
+        ("1/..", "not an image id"),
+        ("１", "not an image id"),
+        ("9" * 400, "no image: 999"),
+    ],
+)
 @pytest.mark.parametrize("command", sorted(WITH_ID))
 def test_a_wrong_id(plash, image, command, number, why):
     (plash.place / "dir").mkdir()
@@ -59,28 +114,31 @@ def test_nodepath_takes_0_if_told(plash, image):
     assert plash("nodepath", "--allow-0", "0").ok().out == f"{plash.data}/layer/0\n"
 
 
-@pytest.mark.parametrize("command, place, why", [
-    (["pull:tarfile", "gone.tar"], None, "gone.tar: No such file or directory"),
-    (["pull:tarfile", "dir"], None, "dir: Is a directory"),
-    (["pull:tarfile", "secret/x"], None, "secret/x: "),
-    (["push:tarfile", "1", "gone/x.tar"], None, "gone/x.tar: No such file or directory"),
-    (["push:tarfile", "1", "dir"], None, "dir: Is a directory"),
-    (["push:dir", "1", "dir"], None, "directory not empty: dir"),
-    (["push:dir", "1", "file"], None, "file: Not a directory"),
-    (["stack", "1", "gone"], None, "gone: No such file or directory"),
-    (["stack", "1", "file"], None, "file: Not a directory"),
-    (["chroot", "gone", "true"], None, "gone: No such file or directory"),
-    (["chroot", "file", "true"], None, "file: Not a directory"),
-    (["run:persist", "1", "file", "true"], None, "file: Not a directory"),
-    (["mounted", "1", "no-such-program"], None, "command not found: no-such-program"),
-    (["pull:host", "no-such-program"], None, "program not found: no-such-program"),
-    (["map", "a/b", "1"], None, "not a name: 'a/b'"),
-    (["map", "..", "1"], None, "not a name: '..'"),
-    (["map", "x" * 256, "1"], None, "not a name: "),
-    (["map", "a", "77"], None, "no image: 77"),
-    (["map", "nameless"], None, "no image is named 'nameless'"),
-    (["purge"], None, "there is no terminal to ask on"),
-])
+@pytest.mark.parametrize(
+    "command, place, why",
+    [
+        (["pull:tarfile", "gone.tar"], None, "gone.tar: No such file or directory"),
+        (["pull:tarfile", "dir"], None, "dir: Is a directory"),
+        (["pull:tarfile", "secret/x"], None, "secret/x: "),
+        (["push:tarfile", "1", "gone/x.tar"], None, "gone/x.tar: No such file or directory"),
+        (["push:tarfile", "1", "dir"], None, "dir: Is a directory"),
+        (["push:dir", "1", "dir"], None, "directory not empty: dir"),
+        (["push:dir", "1", "file"], None, "file: Not a directory"),
+        (["stack", "1", "gone"], None, "gone: No such file or directory"),
+        (["stack", "1", "file"], None, "file: Not a directory"),
+        (["chroot", "gone", "true"], None, "gone: No such file or directory"),
+        (["chroot", "file", "true"], None, "file: Not a directory"),
+        (["run:persist", "1", "file", "true"], None, "file: Not a directory"),
+        (["mounted", "1", "no-such-program"], None, "command not found: no-such-program"),
+        (["pull:host", "no-such-program"], None, "program not found: no-such-program"),
+        (["map", "a/b", "1"], None, "not a name: 'a/b'"),
+        (["map", "..", "1"], None, "not a name: '..'"),
+        (["map", "x" * 256, "1"], None, "not a name: "),
+        (["map", "a", "77"], None, "no image: 77"),
+        (["map", "nameless"], None, "no image is named 'nameless'"),
+        (["purge"], None, "there is no terminal to ask on"),
+    ],
+)
 def test_what_can_not_be_done(plash, image, command, place, why):
     (plash.place / "dir").mkdir()
     (plash.place / "dir/file").touch()
@@ -91,12 +149,18 @@ def test_what_can_not_be_done(plash, image, command, place, why):
 
 
 @as_user
-@pytest.mark.parametrize("words, why", [
-    (["pull:tarfile", "closed/x"], "closed/x: Permission denied"), (["pull:tarfile", "x"], "x: Permission denied"),
-    (["push:tarfile", "1", "closed/x.tar"], "closed/x.tar: Permission denied"),
-    (["push:dir", "1", "closed/out"], "closed/out: Permission denied"),
-    (["stack", "1", "closed/d"], "closed/d: Permission denied"), (["chroot", "closed/d"], "closed/d: Permission denied"),
-    (["run:persist", "1", "closed/d"], "closed/d: Permission denied")])
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["pull:tarfile", "closed/x"], "closed/x: Permission denied"),
+        (["pull:tarfile", "x"], "x: Permission denied"),
+        (["push:tarfile", "1", "closed/x.tar"], "closed/x.tar: Permission denied"),
+        (["push:dir", "1", "closed/out"], "closed/out: Permission denied"),
+        (["stack", "1", "closed/d"], "closed/d: Permission denied"),
+        (["chroot", "closed/d"], "closed/d: Permission denied"),
+        (["run:persist", "1", "closed/d"], "closed/d: Permission denied"),
+    ],
+)
 def test_no_permission(plash, image, words, why):
     (plash.place / "x").touch(0)
     (plash.place / "closed").mkdir()
@@ -111,8 +175,10 @@ def test_no_permission(plash, image, words, why):
 def test_a_data_directory_that_can_not_be_made(plash):
     (plash.place / "file").touch()
     result = plash("init", env={"PLASH_DATA": str(plash.place / "file/data")})
-    assert result.error == (f"plash init: cannot use the data directory {plash.place}/file/data: Not a directory"
-                            " (PLASH_DATA can name another)")
+    assert result.error == (
+        f"plash init: cannot use the data directory {plash.place}/file/data: Not a directory"
+        " (PLASH_DATA can name another)"
+    )
 
 
 def test_the_words_without_options_are_read_as_docopt_reads_them():
@@ -122,6 +188,7 @@ def test_the_words_without_options_are_read_as_docopt_reads_them():
     import docopt
 
     from plashlib import cli, docs
+
     words = ["1", "2", "-", "a b", ""]
     for command in COMMANDS:
         source = (LIBEXEC / f"plash-{command}").read_text()
@@ -136,8 +203,12 @@ def test_the_words_without_options_are_read_as_docopt_reads_them():
             for arguments in itertools.product(words, repeat=count):
                 mine = cli._positional(usage, list(arguments), last)
                 try:
-                    theirs = docopt.docopt(doc.replace(f"plash {command}", f"plash-{command}"), list(arguments),
-                                           help=False, options_first=last)
+                    theirs = docopt.docopt(
+                        doc.replace(f"plash {command}", f"plash-{command}"),
+                        list(arguments),
+                        help=False,
+                        options_first=last,
+                    )
                 except docopt.DocoptExit:
                     theirs = None
                 assert mine == (dict(theirs) if theirs is not None else None), (command, arguments)
