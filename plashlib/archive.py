@@ -7,12 +7,10 @@ decides which programs run, and which of tar's complaints are failures.
 import contextlib
 import os
 import signal
-import stat
 import subprocess
 
 from plashlib import Error, cli, namespaces, progress, store
 
-WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"  # names in OCI layers
 BLOCK = 512  # of a tar archive, in bytes
 END = 2 * BLOCK  # zeros that end an archive
 PIECE = 1 << 20  # what is read at once, in bytes
@@ -97,17 +95,17 @@ def extract(source, root):
     filesystem; root is then to be thrown away.
     """
     os.mkdir(root)
-    source = _Source(source)
+    source = Source(source)
     if not source.head:
         raise Error("the archive is empty")
     for magic, what in OTHERS:
         if source.head.startswith(magic):
             raise Error(f"not a tar archive, but {what}")
-    expand = _expander(source.head)
+    expand = decompressor(source.head)
     with progress.Progress("unpacking", source.size) as shown:
-        told = _run(
+        told = run_pipeline(
             "unpack",
-            [*([expand] if expand else []), _extractor()],
+            [*([expand] if expand else []), extractor()],
             source,
             extract_to=root,
             shown=shown,
@@ -127,58 +125,7 @@ def extract(source, root):
         )
 
 
-def extract_layer(source, root):
-    """Unpack a layer of an OCI image, a tar archive that the descriptor of a file reads, into the new directory root.
-
-    Its whiteouts, as the OCI image specification has them, become those of overlayfs.
-    Returns the SHA-256 of the expanded archive, in hexadecimal, which is the layer's diff
-    id, and lines on what could not be made. Raises Error, OSError; root is then to be thrown away.
-    """
-    import hashlib
-
-    os.mkdir(root)
-    digest = hashlib.sha256()
-    with subprocess.Popen(
-        _expander(os.pread(source, BLOCK, 0)) or ["cat"], stdin=source, stdout=subprocess.PIPE
-    ) as expanding:
-        told = _run(
-            "unpack", [_extractor()], _Source(expanding.stdout.fileno(), digest), extract_to=root
-        )
-    if expanding.returncode:
-        raise Error(f"cannot unpack: {expanding.args[0]} ended with status {expanding.returncode}")
-    _translate_whiteouts(root)
-    return digest.hexdigest(), told
-
-
-def _translate_whiteouts(root):
-    for directory, names, files in os.walk(root):
-        whiteouts = [name for name in files if name.startswith(WHITEOUT)]
-        times = os.stat(directory)
-        for name in whiteouts:
-            os.unlink(f"{directory}/{name}")
-        for name in whiteouts:
-            if name == OPAQUE:
-                os.setxattr(directory, "user.overlay.opaque", b"y")
-            elif not name.startswith(WHITEOUT * 2) and name[len(WHITEOUT) :] not in ("", ".", ".."):
-                hidden = name[len(WHITEOUT) :]
-                place = f"{directory}/{hidden}"
-                if os.path.isdir(place) and not os.path.islink(place):
-                    # Removed and made again: what was in it before is to stay away.
-                    os.setxattr(place, "user.overlay.opaque", b"y")
-                elif not os.path.lexists(place):
-                    _make_whiteout(root, directory, hidden)
-        if whiteouts:
-            os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def _make_whiteout(root, directory, name):
-    try:
-        os.mknod(f"{directory}/{name}", stat.S_IFCHR, 0)
-    except PermissionError:
-        _xattr_whiteout(root, directory, name)
-
-
-def _expander(head):
+def decompressor(head):
     """The words of the program that expands an archive of these first bytes; None for a plain tar. Raises Error."""
     for magic, programs, what in COMPRESSIONS:
         if head.startswith(magic):
@@ -186,7 +133,7 @@ def _expander(head):
     return None
 
 
-def _extractor():
+def extractor():
     owners = (
         "--same-owner" if min(map(namespaces.mapped, ("uid", "gid"))) > 1 else "--no-same-owner"
     )
@@ -200,109 +147,9 @@ def create(root, target, compress=None):
     One tree gives the same bytes each time. compress is a program's words, or None.
     Raises Error; BrokenPipeError where the reader has gone.
     """
-    _run("pack", [CREATE, compress] if compress else [CREATE], target=target, create_from=root)
-
-
-def create_layer(root, target, compress, place):
-    """Write the directory of an image's layer to the file descriptor target, as a layer of an OCI image.
-
-    compress  a program's words
-    place     a new directory for files that this makes
-
-    overlayfs's whiteouts become those of the OCI image specification. One layer gives the same
-    bytes each time. Returns the SHA-256 of the archive before it is compressed. Raises Error, OSError.
-    """
-    import hashlib
-    import threading
-
-    marks = place + "/marks"
-    os.makedirs(marks)
-    lists = [f"{place}/{name}" for name in ("directories", "marked", "others")]
-    with contextlib.ExitStack() as opened:
-        _list_layer(
-            os.fsencode(root),
-            os.fsencode(marks),
-            *(opened.enter_context(open(file, "wb")) for file in lists),
-        )
-    # Directories first: an extractor has them with their attributes before anything is in them. Whiteouts
-    # next, before what has the names that they hide.
-    words = [*PACK, "--xattrs-exclude=user.overlay.*", "--no-recursion", "--null"]
-    for directory, file in zip((root, marks, root), lists):
-        words += ["-C", directory, "-T", file]
-    reader, writer = os.pipe()
-    digest, failures = hashlib.sha256(), []
-
-    def pack():
-        try:
-            _run("pack", [words], target=writer)
-        except (Error, OSError) as error:
-            failures.append(error)
-        finally:
-            os.close(writer)
-
-    packing = threading.Thread(target=pack)
-    packing.start()
-    try:
-        _run("pack", [compress], _Source(reader, digest), target)
-    finally:
-        os.close(reader)
-        packing.join()
-    if failures:
-        raise failures[0]
-    return digest.hexdigest()
-
-
-def _list_layer(root, marks, directories, marked, others):
-    """Write the paths in a layer to three files, NUL after each; what stands for whiteouts is made in the directory marks."""
-
-    def mark(directory, name):
-        os.makedirs(os.path.join(marks, directory), exist_ok=True)
-        path = os.path.join(directory, name)
-        os.close(os.open(os.path.join(marks, path), os.O_WRONLY | os.O_CREAT, 0o600))
-        os.utime(os.path.join(marks, path), (0, 0))
-        marked.write(path + b"\0")
-
-    left = [b""]
-    while left:
-        directory = left.pop()
-        opaque = _xattr(os.path.join(root, directory), "user.overlay.opaque")
-        directories.write((directory or b".") + b"\0")
-        if opaque == b"y":
-            mark(directory, OPAQUE.encode())
-        below = []
-        for entry in sorted(
-            os.scandir(os.path.join(root, directory)), key=lambda entry: entry.name
-        ):
-            path = os.path.join(directory, entry.name)
-            if entry.name.startswith(WHITEOUT.encode()):
-                raise Error(
-                    f"a layer of OCI cannot hold files of this name, which is for whiteouts: {os.fsdecode(path)}"
-                )
-            if entry.is_dir(follow_symlinks=False):
-                below.append(path)
-            elif _is_whiteout(entry, opaque):
-                mark(directory, WHITEOUT.encode() + entry.name)
-            else:
-                others.write(path + b"\0")
-        left += reversed(below)
-
-
-def _is_whiteout(entry, opaque):
-    """Whether the os.DirEntry, in a directory that is opaque as the xattr says, is a whiteout of overlayfs's."""
-    if entry.is_symlink():
-        return False
-    if entry.is_file():
-        return opaque == b"x" and _xattr(entry.path, "user.overlay.whiteout") is not None
-    status = entry.stat(follow_symlinks=False)
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def _xattr(path, name):
-    """The value of a path's xattr; None where it has none."""
-    try:
-        return os.getxattr(path, name, follow_symlinks=False)
-    except OSError:
-        return None
+    run_pipeline(
+        "pack", [CREATE, compress] if compress else [CREATE], target=target, create_from=root
+    )
 
 
 @contextlib.contextmanager
@@ -345,37 +192,9 @@ def copy(source, target):
 
     Returns a line each on what could not be made, such as device nodes. Raises Error.
     """
-    return _run("copy", [CREATE, [*EXTRACT, "--same-owner"]], create_from=source, extract_to=target)
-
-
-def copy_layer(source, target):
-    """Copy a layer, a directory that overlayfs wrote to, to the new directory target.
-
-    Where target's filesystem refuses the device files that are whiteouts, as an overlay
-    does, they become overlayfs's other kind: an empty file with an xattr (Linux 6.8; see
-    "Nesting overlayfs mounts" in the kernel's overlayfs.rst). Raises OSError, Error.
-    """
-    os.mkdir(target)
-    copy(source, target)
-    for directory, _, files in os.walk(source):
-        for name in files:
-            status = os.lstat(f"{directory}/{name}")
-            place = target + directory[len(source) :]
-            if (
-                stat.S_ISCHR(status.st_mode)
-                and status.st_rdev == 0
-                and not os.path.lexists(f"{place}/{name}")
-            ):
-                _xattr_whiteout(target, place, name)
-
-
-def _xattr_whiteout(root, directory, name):
-    if _xattr(directory, "user.overlay.opaque") == b"y":
-        return  # nothing below shows through: there is nothing to hide
-    os.setxattr(root, "user.overlay.opaque", b"x")
-    os.setxattr(directory, "user.overlay.opaque", b"x")
-    os.close(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    os.setxattr(f"{directory}/{name}", "user.overlay.whiteout", b"y")
+    return run_pipeline(
+        "copy", [CREATE, [*EXTRACT, "--same-owner"]], create_from=source, extract_to=target
+    )
 
 
 def _installed(programs, purpose):
@@ -389,7 +208,7 @@ def _installed(programs, purpose):
     raise Error(f"{purpose}, install {programs[-1].split()[0]}")
 
 
-class _Source:
+class Source:
     """What an archive is read from: a file, which its reader is given, or a pipe, which is pumped."""
 
     def __init__(self, fd, digest=None):
@@ -431,8 +250,10 @@ class _Source:
         return self._end if self.size is None else os.pread(self.fd, END, max(0, self.size - END))
 
 
-def _run(verb, commands, source=None, target=None, create_from=None, extract_to=None, shown=None):
-    """Run commands as a pipeline, from a _Source (None: nothing) to the descriptor target (None: stderr).
+def run_pipeline(
+    verb, commands, source=None, target=None, create_from=None, extract_to=None, shown=None
+):
+    """Run commands as a pipeline, from a Source (None: nothing) to the descriptor target (None: stderr).
 
     verb         what is tried, for errors
     create_from  the first command's working directory: tar's own option for it takes

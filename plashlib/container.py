@@ -101,9 +101,9 @@ def build(image, layer, command, variables=(), binds=()):
             return None
     namespaces.unmount(mounted)
     if status == 0 and written != layer.root:
-        from plashlib import archive
+        from plashlib import layers
 
-        archive.copy_layer(written, layer.root)
+        layers.copy_layer(written, layer.root)
     return status
 
 
