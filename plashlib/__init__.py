@@ -9,6 +9,7 @@ container   what a process sees: an image as its root filesystem
 archive     root filesystems to and from tar
 download    files from the network, verified and resumed
 docker      docker and podman, as the user
+programs    helper programs such as tar: found, started with a clean environment, ended with us
 progress    a line on the terminal for long steps
 """
 

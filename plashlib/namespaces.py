@@ -114,6 +114,20 @@ def die_with_parent(signal=SIGKILL):
     _call("prctl", PR_SET_PDEATHSIG, signal, 0, 0, 0)
 
 
+def prepare_die_with_parent():
+    """Return a function that does die_with_parent() between fork and exec.
+
+    It looks nothing up, so it works in the child of a process that has threads.
+    """
+    from _ctypes import FUNCFLAG_CDECL, CFuncPtr, dlopen, dlsym
+
+    class Function(CFuncPtr):
+        _flags_ = FUNCFLAG_CDECL
+
+    prctl = Function(dlsym(dlopen(None, 0), "prctl"))
+    return lambda: prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+
+
 def default_signals():
     """Undo what Python does to signals: it ignores two, and exec would pass that on."""
     for number in SIGPIPE, SIGXFSZ:
