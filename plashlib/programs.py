@@ -75,13 +75,18 @@ def start(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.P
     die, parent = namespaces.prepare_die_with_parent(), os.getpid()
 
     def in_child():
-        # Between fork and exec, maybe of a process with threads: this takes no lock, imports nothing.
+        # The child of a process that may have threads: this takes no lock and imports nothing.
         die()
         if os.getppid() != parent:
             os._exit(1)
 
+    # By its name, with which it begins its messages.
     return subprocess.Popen(
-        [path, *argv[1:]], env=environment(as_caller), preexec_fn=in_child, **options
+        [os.path.basename(path), *argv[1:]],
+        executable=path,
+        env=environment(as_caller),
+        preexec_fn=in_child,
+        **options,
     )
 
 
@@ -101,7 +106,7 @@ def run(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.Com
 
 def exit_on_signals() -> None:
     """Make SIGTERM and SIGHUP raise SystemExit, unless they are ignored or handled already."""
-    # Not the module signal, which makes enums of its numbers: that takes half as long as Python's own start.
+    # Not the module signal: its enums take half as long to make as Python takes to start.
     import _signal
 
     for number in _signal.SIGTERM, _signal.SIGHUP:
