@@ -117,10 +117,17 @@ def usage_error(usage, note=""):
     die(USAGE, f"usage: {usage} {note}".rstrip())
 
 
+def _printable(text):
+    """Return text with control characters, which a server may have sent, written as Python does."""
+    return "".join(
+        repr(each)[1:-1] if each < " " or "\x7f" <= each <= "\x9f" else each for each in text
+    )
+
+
 def _say(text):
     try:
         if sys.stderr:
-            print(name + ": " + text.replace("\n", "\\n"), file=sys.stderr)
+            print(name + ": " + _printable(text), file=sys.stderr)
     except OSError:
         pass  # on a full disk, say; the exit status still tells
 

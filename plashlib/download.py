@@ -1,10 +1,10 @@
-"""Downloads, which are curl(1)'s job; here they are verified, and resumed where they broke off."""
+"""Downloads, which are curl(1)'s job; here they are verified, and resumed if interrupted."""
 
 import hashlib
 import os
 import subprocess
 
-from plashlib import Error, archive, namespaces, progress, store
+from plashlib import Error, archive, namespaces, programs, progress, store
 
 STALLED = 60  # seconds without a byte, after which a transfer is given up
 CURL = [
@@ -32,8 +32,10 @@ BROKE_OFF = (18, 28, 52, 55, 56, 92)
 HTTP_ERROR, CANNOT_RESUME, NO_FILE = 22, 33, 37
 
 
-def text(url, missing_ok=False):
-    """What is at url, as a string; None where there is no such file and missing_ok.
+def text(url: str, missing_ok: bool = False) -> "str | None":
+    """Return what is at url.
+
+    missing_ok  return None if there is no such file
 
     Raises Error with curl's reason.
     """
@@ -52,16 +54,16 @@ def text(url, missing_ok=False):
 class File(store.Work):
     """The file at url, fetched by fetch() to the path `file`, while a `with` statement runs.
 
-    A transfer that breaks off stays in tmp/ and is gone on with by the next one of that url,
-    if the server says that its file is still the same; `plash clean` removes it too.
+    An interrupted transfer stays in tmp/, and the next one of that url resumes it if the server
+    says that its file is still the same; `plash clean` removes it too.
     """
 
     def __init__(self, url):
         super().__init__("download-" + hashlib.sha256(os.fsencode(url)).hexdigest()[:32])
         self.url, self.file = url, self.path + "/data"
 
-    def fetch(self, sha256=None):
-        """Download, or go on with it. sha256 is the file's, in hexadecimal. Raises Error."""
+    def fetch(self, sha256: "str | None" = None) -> None:
+        """Download the file, or resume that. sha256 is the file's, in hexadecimal. Raises Error."""
         start, validator = self._size(), self._header("etag", "last-modified")
         resume = []
         if start and validator:
@@ -89,10 +91,7 @@ class File(store.Work):
                 and self._size() > 0
                 and bool(self._header("etag", "last-modified"))
             )
-            raise Error(
-                f"{self.url}: {why}"
-                + (" (once more, and it goes on from there)" if self.keep else "")
-            )
+            raise Error(f"{self.url}: {why}" + (" (run again to resume)" if self.keep else ""))
         if not os.path.exists(self.file):
             raise Error(f"{self.url}: the file is empty")
         if sha256:
@@ -109,7 +108,8 @@ class File(store.Work):
                 shown.show(file.tell())
         if digest.hexdigest() != sha256.lower():
             raise Error(
-                f"{self.url}: its sha256 is {digest.hexdigest()}, not {sha256}; nothing was imported"
+                f"{self.url}: its sha256 is {digest.hexdigest()}, not {sha256};"
+                " nothing was imported"
             )
 
     def _size(self):
@@ -148,9 +148,8 @@ class File(store.Work):
 def _curl(url, *options, shown=None, position=None):
     """Run curl(1); returns its exit status, the HTTP status, and its reason in one line."""
     try:
-        process = subprocess.Popen(
+        process = programs.start(
             [*CURL, *options, "--", url],
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -171,11 +170,14 @@ def _curl(url, *options, shown=None, position=None):
     return process.returncode, code.decode(), reason
 
 
-def pull(url, sha256=None):
-    """Import the tar archive at url, whose sha256 is given in hexadecimal; returns the new image's id."""
+def pull(url: str, sha256: "str | None" = None) -> "tuple[str, list[str]]":
+    """Import the tar archive at url, whose sha256 may be given in hexadecimal.
+
+    Returns the new image's id, and warnings. Raises Error, OSError.
+    """
     namespaces.become_root()
     with File(url) as download, store.NewLayer() as layer:
         download.fetch(sha256)
         with open(download.file, "rb") as source:
-            archive.extract(source.fileno(), layer.root)
-        return layer.stack_on(store.image("0", allow_zero=True))
+            warnings = archive.extract(source.fileno(), layer.root)
+        return layer.stack_on(store.image("0", allow_zero=True)), warnings

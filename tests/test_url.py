@@ -60,7 +60,7 @@ def test_a_broken_download_is_gone_on_with(plash, server, tar):
     server.files["/a.tar"] = tar
     server.breaks["/a.tar"] = 1_500_000
     failed = plash("pull:url", server.url + "/a.tar")
-    assert failed.error.endswith("(once more, and it goes on from there)")
+    assert failed.error.endswith("(run again to resume)")
     assert len(plash.leftovers()) == 1 and os.listdir(plash.data / "index") == ["0"]
     number = plash("pull:url", server.url + "/a.tar").id
     assert server.requests[-1] == ("/a.tar", "bytes=1500000-")
