@@ -177,6 +177,17 @@ def copy(source: str, target: str) -> "list[str]":
     )
 
 
+def copy_root(source: str, target: str) -> "list[str]":
+    """Copy the root filesystem in the directory source into the new directory target.
+
+    What is mounted below source is left out. Returns warnings, as extract(). Raises Error.
+    """
+    os.mkdir(target)
+    pack = [*CREATE[:-1], "--one-file-system", CREATE[-1]]
+    lines = run_pipeline("copy", [pack, extractor()], create_from=source, extract_to=target)
+    return [*lines, *_remove_whiteouts(target)]
+
+
 def copy_layers(layers: "list[int]", target: str) -> "list[str]":
     """Copy what layers show together, as create(), into the empty directory target; as copy()."""
     with _list_of(layers) as names:

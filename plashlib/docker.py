@@ -9,6 +9,11 @@ from plashlib import Error, programs, store
 
 CONTAINER = "container"  # the file in a store.Work that names the container that goes with it
 NAMES = "docker", "podman"
+# What of docker's settings an OCI configuration can have, and docker's own three.
+SETTINGS = {
+    *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels"),
+    *("StopSignal", "Healthcheck", "Shell", "OnBuild"),
+}
 # What is in an OCI configuration beside `config`, by the names of `docker image inspect`.
 FIELDS = ("Architecture", "Variant", "Os", "Created", "Author")
 
@@ -67,7 +72,7 @@ def configuration(name: str, image: str) -> "dict[str, bytes]":
         "architecture": "",
         "os": "linux",
         **fields,
-        "config": {setting: value for setting, value in settings.items() if value},
+        "config": {key: settings[key] for key in SETTINGS & settings.keys() if settings[key]},
         # The layers that the image has there are one here.
         "rootfs": {"type": "layers", "diff_ids": []},
     }
@@ -106,9 +111,10 @@ def remove_abandoned() -> None:
 
 
 def _has_container(entry, name):
-    """Whether own() wrote that the entry of tmp/ has a container, rather than anyone else."""
+    """Return whether own() wrote that an entry of tmp/ has a container, and nobody else."""
     try:
-        with open(os.open(f"{entry}/{CONTAINER}", os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        opened = os.open(f"{entry}/{CONTAINER}", os.O_RDONLY | os.O_NONBLOCK)  # maybe a fifo
+        with open(opened, "rb") as file:
             return file.read(1000) == os.fsencode(f"{name} {_container(entry)}")
     except OSError:
         return False

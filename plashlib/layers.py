@@ -177,20 +177,24 @@ def copy_layer(source, target):
 
     Where target's filesystem refuses the device files that are whiteouts, as an overlay
     does, they become overlayfs's other kind: an empty file with an xattr (Linux 6.8; see
-    "Nesting overlayfs mounts" in the kernel's overlayfs.rst). Raises OSError, Error.
+    "Nesting overlayfs mounts" in the kernel's overlayfs.rst). Returns a line on each kind of
+    thing that was left out. Raises OSError, Error.
     """
     os.mkdir(target)
-    archive.copy(source, target)
+    devices = "device nodes left out"
+    warnings = [line for line in archive.copy(source, target) if devices not in line]
+    lost = []
     for directory, _, files in os.walk(source):
         for name in files:
             status = os.lstat(f"{directory}/{name}")
             place = target + directory[len(source) :]
-            if (
-                stat.S_ISCHR(status.st_mode)
-                and status.st_rdev == 0
-                and not os.path.lexists(f"{place}/{name}")
-            ):
-                _xattr_whiteout(target, place, name)
+            is_device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
+            if is_device and not os.path.lexists(f"{place}/{name}"):
+                if status.st_rdev == 0:
+                    _xattr_whiteout(target, place, name)
+                else:
+                    lost.append(f"{directory[len(source) + 1 :]}/{name}".lstrip("/"))
+    return [*warnings, *([f"{len(lost)} {devices} (the first: {lost[0]})"] if lost else [])]
 
 
 def _xattr_whiteout(root, directory, name):

@@ -26,6 +26,7 @@ COMPLAINTS = (
     ("** Block of NULs **", None),
     (NO_END, None),
     ("Cannot drop default POSIX ACLs", None),
+    ("file is on a different filesystem; not dumped", None),
     ("socket ignored", "sockets left out, which no archive holds"),
     (
         "Cannot mknod: Operation not permitted",
@@ -119,7 +120,10 @@ def run(
     shown=None,
     pass_fds=(),
 ):
-    """As run_pipeline(); returns the lines that they wrote to stderr and that the last one printed."""
+    """Run commands as run_pipeline(); returns the lines that they wrote to stderr.
+
+    What the last one printed comes after them, if that is no target's.
+    """
     commands = [list(argv) for argv in commands if argv]
     with contextlib.ExitStack() as cleanup:
         directories = []
@@ -130,10 +134,8 @@ def run(
                 # First, for it counts for what comes after it. tar takes backslashes in a path of
                 # the user's for escapes, but there are none in this one.
                 argv.insert(1, f"--directory=/proc/self/fd/{directories[-1]}")
-        complaints, printed = (
-            cleanup.enter_context(open(os.memfd_create(name), "w+b"))
-            for name in ("stderr", "stdout")
-        )
+        complaints = cleanup.enter_context(open(os.memfd_create("stderr"), "w+b"))
+        printed = cleanup.enter_context(open(os.memfd_create("stdout"), "w+b"))
         processes = []
         stdin = _stdin(source)
         try:
