@@ -68,6 +68,8 @@ PACK = [
     "--file=-",
     AT_ONCE,
     "--format=pax",
+    # Later versions write the process's id into the archive.
+    "--sparse-version=0.0",
     "--numeric-owner",
     "--xattrs",
     "--xattrs-include=*",
