@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 pytest.register_assert_rewrite("world", "invariants")
+from invariants import Checker, step, write_tar
 from requirements import (  # noqa: F401 (some for tests that import them from here)
     STRICT,
     as_user,
@@ -111,3 +112,15 @@ def registry(tmp_path_factory, oci_tools):
     need_program("docker-registry")
     with layouts.registry(tmp_path_factory.mktemp("registry")) as opened:
         yield opened
+
+
+@pytest.fixture
+def store(plash):
+    """A Checker of a store with two images, the second named and on the first, and what the commands need."""
+    need_program("strace", "busybox")
+    write_tar(plash.place / "base.tar")
+    checker = Checker(plash)
+    checker.took(plash("pull:tarfile", "base.tar").id)
+    checker.took(plash("build", "1", step("two")).id)
+    plash("map", "name-2", "2").ok()
+    return checker

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from conftest import need_program, subordinate_ids
+from requirements import need_program, subordinate_ids
 
 
 def test_shell_code_makes_a_new_image(plash, image, layers):

@@ -8,7 +8,8 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, as_user, need_program, wait_for
+from requirements import as_user, need_program
+from world import ROOT, wait_for
 
 SCRIPT = """#!/bin/sh -e
 plash do pull:tarfile host.tar

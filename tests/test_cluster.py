@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 import servers
-from conftest import ROOT, Plash, need_program, wait_for
 from layouts import push
+from requirements import need_program
+from world import ROOT, Plash, wait_for
 
 TOOL = """#!/bin/sh
 id=$(plash cache pull:oci --tls-verify=false {ref}) && exec plash run "$id" "$@"

@@ -6,7 +6,8 @@ import sys
 import time
 
 import pytest
-from conftest import LIBEXEC, need_program, subordinate_ids, wait_for
+from requirements import need_program, subordinate_ids
+from world import LIBEXEC, wait_for
 
 # What newuidmap and newgidmap take: a shell that starts both.
 MAPPERS = 3 if os.getuid() and subordinate_ids() else 0

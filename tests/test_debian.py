@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from conftest import needs_subordinate_ids, subordinate_ids, tree
+from requirements import needs_subordinate_ids, subordinate_ids
+from world import tree
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import os
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, ROOT, as_user, need, need_program, subordinate_ids
+from requirements import as_user, need, need_program, subordinate_ids
+from world import LIBEXEC, ROOT
 
 DOCTOR = LIBEXEC / "plash-doctor"
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, need, need_program
+from requirements import need, need_program
+from world import ROOT
 
 
 @pytest.fixture(scope="module")

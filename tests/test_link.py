@@ -6,8 +6,9 @@ import signal
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, ROOT, need, need_program, wait_for
 from layouts import BASE, tree, write_layout
+from requirements import need, need_program
+from world import LIBEXEC, ROOT, wait_for
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,8 +9,9 @@ import subprocess
 
 import engines
 import pytest
-from conftest import need_program, wait_for
 from layouts import BASE, LISTED, changes, digest, pull, push, tree, write_layout
+from requirements import need_program
+from world import wait_for
 
 
 def send(plash, number, ref, *options):

@@ -27,7 +27,14 @@ KEPT = {
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
-    *("PIP_CERT", "PIP_CONFIG_FILE", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_INDEX_URL"),
+    *(
+        "PIP_CERT",
+        "PIP_CONFIG_FILE",
+        "PIP_DEFAULT_TIMEOUT",
+        "PIP_EXTRA_INDEX_URL",
+        "PIP_FIND_LINKS",
+        "PIP_INDEX_URL",
+    ),
     *("PIP_NO_INDEX", "PIP_PROXY", "PIP_TRUSTED_HOST", "APT_CONFIG"),
 }
 ENVIRONMENT = {
@@ -194,3 +201,10 @@ def tree(tar):
         for name in names:
             entries[name] = {**entries[first], "links": sorted(names)}
     return entries
+
+
+def make_directory(directory, name="file", text="x\n"):
+    """The directory, with a file of that name and text in it."""
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text(text)
+    return directory

@@ -7,9 +7,9 @@ import signal
 import time
 
 import pytest
-from conftest import wait_for
+from archives import archive, compressed, info
 from servers import Files
-from test_tarfile import archive, compressed, info
+from world import wait_for
 
 
 @pytest.fixture

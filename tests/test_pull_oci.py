@@ -8,8 +8,8 @@ import signal
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, wait_for
 from layouts import BASE, changes, digest, expected, layer, pull, push, seen, write_layout
+from world import LIBEXEC, wait_for
 
 
 @pytest.mark.parametrize("seed", range(4))

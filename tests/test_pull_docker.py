@@ -8,7 +8,8 @@ import time
 
 import engines
 import pytest
-from conftest import LIBEXEC, need_program, wait_for
+from requirements import need_program
+from world import LIBEXEC, wait_for
 
 IMAGE = "plash-test"
 DOCKERFILE = f"""FROM {IMAGE}-base

@@ -3,8 +3,8 @@
 import sys
 
 import pytest
-from conftest import LIBEXEC, ROOT, as_user
-from test_plash import COMMANDS
+from requirements import as_user
+from world import COMMANDS, LIBEXEC, ROOT
 
 sys.path.insert(0, str(ROOT))
 NO_ARGUMENTS = {"clean", "doctor", "init", "mkdtemp", "shrink", "version"}

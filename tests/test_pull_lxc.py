@@ -5,8 +5,8 @@ import os
 import subprocess
 
 import pytest
+from archives import archive, compressed, info
 from servers import Files
-from test_tarfile import archive, compressed, info
 
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 DIRECTORY = "/images/alpine/edge/{}/default/{}/"
