@@ -4,6 +4,8 @@ import io
 import subprocess
 import tarfile
 
+from requirements import need_program
+
 
 def archive(*members):
     """A tar archive's bytes; a member is a tarfile.TarInfo, or that and its bytes."""
@@ -29,4 +31,5 @@ def info(name, kind=tarfile.REGTYPE, **attributes):
 
 
 def compressed(program, data):
+    need_program(program)
     return subprocess.run([program, "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout

@@ -138,6 +138,7 @@ def test_a_signal_of_scancels(cluster):
 
 
 def test_scancel_ends_what_hears_no_signal(cluster):
+    need_program("pgrep")
     sleep = f"sleep 5{os.getpid()}"
     process, number, told = started(cluster, f'trap "" TERM; echo up >>told; exec {sleep}')
     cluster.run(["scancel", number]).ok()

@@ -13,7 +13,7 @@ from world import LIBEXEC, ROOT, wait_for
 
 @pytest.fixture(scope="session", autouse=True)
 def tools():
-    need_program("squashfuse", "mksquashfs")
+    need_program("squashfuse", "mksquashfs", "pgrep")
     need(os.access("/dev/fuse", os.R_OK | os.W_OK), "/dev/fuse for all")
 
 

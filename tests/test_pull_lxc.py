@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from archives import archive, compressed, info
+from requirements import need_program
 from servers import Files
 
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
@@ -14,6 +15,7 @@ DIRECTORY = "/images/alpine/edge/{}/default/{}/"
 
 @pytest.fixture
 def server():
+    need_program("curl")
     files = Files()
     index = ""
     for distro, release, variant, build in (
@@ -113,6 +115,7 @@ def test_list(lxc):
 
 
 def test_no_server(plash):
+    need_program("curl")
     done = plash("pull:lxc", "alpine:edge", env={"PLASH_LXC_SERVER": "http://127.0.0.1:1"})
     assert "http://127.0.0.1:1/meta/1.0/index-user: Failed to connect" in done.error
 

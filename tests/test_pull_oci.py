@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from layouts import BASE, changes, digest, expected, layer, pull, push, seen, write_layout
+from requirements import need_program
 from world import LIBEXEC, wait_for
 
 
@@ -232,6 +233,7 @@ def test_two_at_once_share_the_work(plash, oci_tools):
 
 
 def test_killed_in_the_middle_the_next_goes_on(plash, oci_tools):
+    need_program("pgrep")
     big = layer([("big", os.urandom(1 << 24)), *((f"f{number}", b"x") for number in range(5000))])
     ref = write_layout(plash.place / "layout", [*BASE, big])
     pulling = plash.start("pull:oci", ref)

@@ -8,12 +8,14 @@ import time
 
 import pytest
 from archives import archive, compressed, info
+from requirements import need_program
 from servers import Files
 from world import wait_for
 
 
 @pytest.fixture
 def server():
+    need_program("curl")
     files = Files()
     yield files
     files.stop()

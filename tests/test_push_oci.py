@@ -220,6 +220,7 @@ def test_what_can_not_be_sent(plash, oci_tools, image, words, status, error):
 
 
 def test_killed_in_the_middle(plash, oci_tools, image):
+    need_program("pgrep")
     number = plash("build", image, "head -c 200000000 /dev/urandom > /big").id
     pushing = plash.start("push:oci", number, f"oci:{plash.place}/layout")
     wait_for(lambda: any(plash.data.glob(f"tmp/*/{number}")))

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 from requirements import as_user, need, need_program, subordinate_ids
@@ -154,10 +155,11 @@ def test_nested(plash):
         ).stdout.strip()
     )
     need(python.startswith("/usr/"), "a Python below /usr")
+    venv = os.path.dirname(sys.executable)  # with docopt
     image = plash("pull:host", "sh", "mount", "mkdir").id
     code = f"""set -e
         mount --rbind /host/usr /usr
-        mkdir -p /store; export PLASH_DATA=/store PATH={ROOT}/bin:/host{ROOT}/bin:$PATH PLASH_NO_SYNC=1
+        mkdir -p /store; export PLASH_DATA=/store PATH={ROOT}/bin:/host{ROOT}/bin:{venv}:/host{venv}:$PATH PLASH_NO_SYNC=1
         id=$(plash pull:host)
         plash run $id sh -c 'echo in $(id -u)'
         a=$(plash build $id 'mkdir /d /e /f; touch /d/old /e/kept; echo a > /a')

@@ -40,6 +40,7 @@ def test_compressions(plash, tmp_path, suffix, way):
     "suffix", ["tar", "tar.gz", "tgz", "tar.xz", "tar.zst", "tar.bz2", "tar.lz4"]
 )
 def test_push_compresses_by_the_suffix_and_twice_alike(plash, image, tmp_path, suffix):
+    need_program(PROGRAMS.get(suffix.rpartition(".")[2], "tar"))
     first, second = tmp_path / f"1.{suffix}", tmp_path / f"2.{suffix}"
     assert plash("push:tarfile", image, first).ok().out == ""
     plash("push:tarfile", image, second).ok()
