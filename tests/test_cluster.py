@@ -11,6 +11,8 @@ from layouts import push
 from requirements import need_program
 from world import ROOT, Plash, wait_for
 
+pytestmark = pytest.mark.slow
+
 TOOL = """#!/bin/sh
 id=$(plash cache pull:oci --tls-verify=false {ref}) && exec plash run "$id" "$@"
 """

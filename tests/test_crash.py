@@ -13,6 +13,8 @@ from invariants import step
 from store_changes import COMMANDS, new_directory, note_id
 from world import LIBEXEC
 
+pytestmark = pytest.mark.slow
+
 # All that changes which files there are, or waits for it; a kill at one that changes attributes shows no more.
 CALLS = (
     "mkdir,mkdirat,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,rmdir,link,linkat,mknod,mknodat,"

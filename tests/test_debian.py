@@ -6,6 +6,8 @@ import pytest
 from requirements import needs_subordinate_ids, subordinate_ids
 from world import tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def debian(plash, debian_tar):

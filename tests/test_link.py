@@ -24,6 +24,7 @@ def served(file):
     ).stdout.split()
 
 
+@pytest.mark.slow
 def test_a_squashfs_file(plash, image):
     file = plash.place / "image.sqfs"
     child = plash(

@@ -62,6 +62,7 @@ def test_the_newest_build_is_imported(plash, lxc, server, image, variant):
     assert plash("mounted", number.id, "cat", "etc-release").out == newest(variant) + "\n"
 
 
+@pytest.mark.slow
 def test_a_real_debian(plash, server, lxc, debian_tar):
     path = f"/images/debian/bookworm/{ARCHITECTURE}/default/20260101_05:24/"
     with open(debian_tar, "rb") as file:

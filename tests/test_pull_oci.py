@@ -64,6 +64,7 @@ def test_from_a_registry_only_what_is_new(plash, registry):
     assert pull(plash, app_ref).id > number
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_image(plash, oci_tools, host_tar):
     with open(host_tar, "rb") as file:
         layers = [file.read()]
@@ -232,6 +233,7 @@ def test_two_at_once_share_the_work(plash, oci_tools):
     assert len(plash("tree", "-q").ok().out.split()) == 8
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_next_goes_on(plash, oci_tools):
     need_program("pgrep")
     big = layer([("big", os.urandom(1 << 24)), *((f"f{number}", b"x") for number in range(5000))])

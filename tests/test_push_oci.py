@@ -80,6 +80,7 @@ def built(plash, number, turns, seed):
     return number
 
 
+@pytest.mark.slow
 def test_to_a_registry_that_has_the_base(plash, registry, host_tar):
     """It receives what is new, and the base's layers are the very files that were pulled."""
     layers = [open(host_tar, "rb").read(), *BASE]
@@ -126,6 +127,7 @@ def test_the_same_bytes_each_time(plash, oci_tools, host_tar):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_there_and_back(plash, oci_tools, host_tar, kind):
     """What twelve builds made comes back the same, layer by layer; umoci sees it too."""

@@ -30,6 +30,7 @@ def strace(plash, inject, *words, **options):
     )
 
 
+@pytest.mark.slow
 @as_user
 def test_without_newuidmap_the_callers_id_alone_is_mapped(plash, host_tar, debian_tar, tmp_path):
     bare = tmp_path / "bin"

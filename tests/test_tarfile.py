@@ -37,7 +37,16 @@ def test_compressions(plash, tmp_path, suffix, way):
 
 
 @pytest.mark.parametrize(
-    "suffix", ["tar", "tar.gz", "tgz", "tar.xz", "tar.zst", "tar.bz2", "tar.lz4"]
+    "suffix",
+    [
+        "tar",
+        "tar.gz",
+        "tgz",
+        pytest.param("tar.xz", marks=pytest.mark.slow),
+        "tar.zst",
+        "tar.bz2",
+        "tar.lz4",
+    ],
 )
 def test_push_compresses_by_the_suffix_and_twice_alike(plash, image, tmp_path, suffix):
     need_program(PROGRAMS.get(suffix.rpartition(".")[2], "tar"))
