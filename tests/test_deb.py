@@ -6,10 +6,8 @@ import pytest
 from requirements import need_program
 from world import ROOT
 
-pytestmark = pytest.mark.slow
-
 # This installs Python from Debian's servers: one kind of user will do.
-pytestmark = pytest.mark.only_for("subids")
+pytestmark = [pytest.mark.only_for("subids"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
