@@ -51,7 +51,7 @@ def pull(plash, docker):
 
 
 # Only root may start a dockerd.
-pytestmark = pytest.mark.only_for("root")
+pytestmark = [pytest.mark.only_for("root"), pytest.mark.slow]
 
 
 def check(plash, number):

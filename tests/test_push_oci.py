@@ -236,6 +236,7 @@ def test_killed_in_the_middle(plash, oci_tools, image):
     assert plash.leftovers() == []
 
 
+@pytest.mark.slow
 @pytest.mark.only_for("root")
 def test_podman_and_docker_run_it(plash, registry, host_tar, tmp_path_factory):
     """And each sees the tree that plash shows, of images that plash, docker and podman had a part in."""
