@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from invariants import step
-from test_crash import COMMANDS, note_id, store  # noqa: F401 (a fixture)
+from store_changes import COMMANDS, note_id
 
 PAGE = 4096
 ENOUGH = 64 << 20
@@ -41,7 +41,7 @@ def plash(plash):
 
 
 @pytest.mark.parametrize("what, name", CASES)
-def test_full_disk(store, what, name):  # noqa: F811
+def test_full_disk(store, what, name):
     data = store.plash.data
     free, failures, successes = 0, 0, 0
     while successes < 2:

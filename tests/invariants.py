@@ -46,7 +46,7 @@ def write_tar(path, name="base"):
 
 
 class Checker:
-    """Checks one store again and again; plash is the conftest.Plash that runs in it."""
+    """Checks one store again and again; plash is the world.Plash that runs in it."""
 
     def __init__(self, plash):
         self.plash = plash

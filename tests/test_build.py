@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from conftest import need_program, subordinate_ids
+from requirements import need, need_program, subordinate_ids
 
 
 def test_shell_code_makes_a_new_image(plash, image, layers):
@@ -44,6 +44,7 @@ def test_the_first_failing_command_ends_it(plash, image):
 
 
 def test_nothing_of_the_host_is_captured(plash, image, layers, tmp_path):
+    need(os.path.exists("/etc/hosts"), "/etc/hosts")
     number = plash(
         "build",
         image,

@@ -7,8 +7,11 @@ import subprocess
 
 import pytest
 import servers
-from conftest import ROOT, Plash, need_program, wait_for
 from layouts import push
+from requirements import need_program
+from world import ROOT, Plash, wait_for
+
+pytestmark = pytest.mark.slow
 
 TOOL = """#!/bin/sh
 id=$(plash cache pull:oci --tls-verify=false {ref}) && exec plash run "$id" "$@"
@@ -137,6 +140,7 @@ def test_a_signal_of_scancels(cluster):
 
 
 def test_scancel_ends_what_hears_no_signal(cluster):
+    need_program("pgrep")
     sleep = f"sleep 5{os.getpid()}"
     process, number, told = started(cluster, f'trap "" TERM; echo up >>told; exec {sleep}')
     cluster.run(["scancel", number]).ok()

@@ -8,7 +8,8 @@ import shutil
 import time
 
 import pytest
-from conftest import ROOT, need_program
+from requirements import need_program
+from world import ROOT
 
 SHELLS = {
     "bash": ["bash", "--norc", "--noprofile"],

@@ -3,10 +3,11 @@
 import subprocess
 
 import pytest
-from conftest import ROOT, need_program
+from requirements import need_program
+from world import ROOT
 
 # This installs Python from Debian's servers: one kind of user will do.
-pytestmark = pytest.mark.only_for("subids")
+pytestmark = [pytest.mark.only_for("subids"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

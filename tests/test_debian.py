@@ -3,7 +3,10 @@
 import os
 
 import pytest
-from conftest import needs_subordinate_ids, subordinate_ids, tree
+from requirements import needs_subordinate_ids, subordinate_ids
+from world import tree
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT
+from world import ROOT
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 MARK = "@@{}@@"

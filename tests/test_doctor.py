@@ -4,7 +4,8 @@ import os
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, ROOT, as_user, need, need_program, subordinate_ids
+from requirements import as_user, need, need_program, subordinate_ids
+from world import LIBEXEC, ROOT
 
 DOCTOR = LIBEXEC / "plash-doctor"
 
@@ -64,6 +65,7 @@ def test_a_good_host(plash):
 
 @as_user
 def test_subordinate_ids(plash):
+    need_program("newuidmap")
     mark, text = Report(plash("doctor"))["subordinate ids"]
     if subordinate_ids():
         assert (mark, text.split()[1]) == ("ok", "uids,")
@@ -74,6 +76,7 @@ def test_subordinate_ids(plash):
 
 @as_user
 def test_a_proposed_range_is_nobodys(plash, tmp_path):
+    need_program("newuidmap")
     for kind in "subuid", "subgid":
         (tmp_path / kind).write_text("somebody:100000:65536\nanother:700000:1000\n")
     code = (
@@ -146,6 +149,7 @@ def test_without_docopt(plash, tmp_path):
 
 @as_user
 def test_no_user_namespaces(plash):
+    need_program("strace")
     code = [
         "unshare",
         "--map-root-user",

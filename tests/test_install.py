@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, need, need_program
+from requirements import need, need_program
+from world import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def check(plash, directory, host_tar):
     )
 
 
+@pytest.mark.slow
 def test_make_install_and_uninstall(plash, source, tmp_path, host_tar):
     prefix = tmp_path / "prefix"
     run(["make", "install", f"PREFIX={prefix}"], cwd=source)
@@ -117,6 +119,7 @@ def test_an_apparmor_profile_only_when_asked(source, tmp_path):
     assert not place.exists()
 
 
+@pytest.mark.slow
 def test_pip_install(plash, source, tmp_path, host_tar):
     run([sys.executable, "-m", "venv", tmp_path / "venv"])
     run([tmp_path / "venv/bin/pip", "install", "--disable-pip-version-check", source])

@@ -6,13 +6,14 @@ import signal
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, ROOT, need, need_program, wait_for
 from layouts import BASE, tree, write_layout
+from requirements import need, need_program
+from world import LIBEXEC, ROOT, wait_for
 
 
 @pytest.fixture(scope="session", autouse=True)
 def tools():
-    need_program("squashfuse", "mksquashfs")
+    need_program("squashfuse", "mksquashfs", "pgrep")
     need(os.access("/dev/fuse", os.R_OK | os.W_OK), "/dev/fuse for all")
 
 
@@ -23,6 +24,7 @@ def served(file):
     ).stdout.split()
 
 
+@pytest.mark.slow
 def test_a_squashfs_file(plash, image):
     file = plash.place / "image.sqfs"
     child = plash(

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import LIBEXEC, ROOT, need_program
-from test_plash import COMMANDS
+from requirements import need_program
+from world import COMMANDS, LIBEXEC, ROOT
 
 WIDE = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "MANWIDTH": "300"}
 

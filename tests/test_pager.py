@@ -10,7 +10,8 @@ import termios
 import time
 
 import pytest
-from conftest import LIBEXEC, need_program
+from requirements import need_program
+from world import LIBEXEC
 
 ANSWER = 20  # seconds
 

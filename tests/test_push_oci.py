@@ -9,8 +9,9 @@ import subprocess
 
 import engines
 import pytest
-from conftest import need_program, wait_for
 from layouts import BASE, LISTED, changes, digest, pull, push, tree, write_layout
+from requirements import need_program
+from world import wait_for
 
 
 def send(plash, number, ref, *options):
@@ -79,6 +80,7 @@ def built(plash, number, turns, seed):
     return number
 
 
+@pytest.mark.slow
 def test_to_a_registry_that_has_the_base(plash, registry, host_tar):
     """It receives what is new, and the base's layers are the very files that were pulled."""
     layers = [open(host_tar, "rb").read(), *BASE]
@@ -125,6 +127,7 @@ def test_the_same_bytes_each_time(plash, oci_tools, host_tar):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_there_and_back(plash, oci_tools, host_tar, kind):
     """What twelve builds made comes back the same, layer by layer; umoci sees it too."""
@@ -219,6 +222,7 @@ def test_what_can_not_be_sent(plash, oci_tools, image, words, status, error):
 
 
 def test_killed_in_the_middle(plash, oci_tools, image):
+    need_program("pgrep")
     number = plash("build", image, "head -c 200000000 /dev/urandom > /big").id
     pushing = plash.start("push:oci", number, f"oci:{plash.place}/layout")
     wait_for(lambda: any(plash.data.glob(f"tmp/*/{number}")))
@@ -232,6 +236,7 @@ def test_killed_in_the_middle(plash, oci_tools, image):
     assert plash.leftovers() == []
 
 
+@pytest.mark.slow
 @pytest.mark.only_for("root")
 def test_podman_and_docker_run_it(plash, registry, host_tar, tmp_path_factory):
     """And each sees the tree that plash shows, of images that plash, docker and podman had a part in."""

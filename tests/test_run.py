@@ -9,7 +9,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import LIBEXEC, need_program, needs_subordinate_ids, wait_for
+from requirements import need_program, needs_subordinate_ids
+from world import LIBEXEC, wait_for
 
 
 def test_it_runs_on_the_image_and_drops_what_it_changes(plash, image):

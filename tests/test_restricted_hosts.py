@@ -2,9 +2,11 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
-from conftest import LIBEXEC, ROOT, as_user, need, need_program, subordinate_ids
+from requirements import as_user, need, need_program, subordinate_ids
+from world import LIBEXEC, ROOT
 
 
 def strace(plash, inject, *words, **options):
@@ -28,6 +30,7 @@ def strace(plash, inject, *words, **options):
     )
 
 
+@pytest.mark.slow
 @as_user
 def test_without_newuidmap_the_callers_id_alone_is_mapped(plash, host_tar, debian_tar, tmp_path):
     bare = tmp_path / "bin"
@@ -153,10 +156,11 @@ def test_nested(plash):
         ).stdout.strip()
     )
     need(python.startswith("/usr/"), "a Python below /usr")
+    venv = os.path.dirname(sys.executable)  # with docopt
     image = plash("pull:host", "sh", "mount", "mkdir").id
     code = f"""set -e
         mount --rbind /host/usr /usr
-        mkdir -p /store; export PLASH_DATA=/store PATH={ROOT}/bin:/host{ROOT}/bin:$PATH PLASH_NO_SYNC=1
+        mkdir -p /store; export PLASH_DATA=/store PATH={ROOT}/bin:/host{ROOT}/bin:{venv}:/host{venv}:$PATH PLASH_NO_SYNC=1
         id=$(plash pull:host)
         plash run $id sh -c 'echo in $(id -u)'
         a=$(plash build $id 'mkdir /d /e /f; touch /d/old /e/kept; echo a > /a')

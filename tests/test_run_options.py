@@ -4,7 +4,7 @@ import os
 import pwd
 
 import pytest
-from conftest import as_user
+from requirements import as_user
 
 
 def test_a_variable_with_its_value(plash, image):

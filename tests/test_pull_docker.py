@@ -8,7 +8,8 @@ import time
 
 import engines
 import pytest
-from conftest import LIBEXEC, need_program, wait_for
+from requirements import need_program
+from world import LIBEXEC, wait_for
 
 IMAGE = "plash-test"
 DOCKERFILE = f"""FROM {IMAGE}-base
@@ -50,7 +51,7 @@ def pull(plash, docker):
 
 
 # Only root may start a dockerd.
-pytestmark = pytest.mark.only_for("root")
+pytestmark = [pytest.mark.only_for("root"), pytest.mark.slow]
 
 
 def check(plash, number):

@@ -3,8 +3,8 @@
 import sys
 
 import pytest
-from conftest import LIBEXEC, ROOT, as_user
-from test_plash import COMMANDS
+from requirements import as_user
+from world import COMMANDS, LIBEXEC, ROOT
 
 sys.path.insert(0, str(ROOT))
 NO_ARGUMENTS = {"clean", "doctor", "init", "mkdtemp", "shrink", "version"}
@@ -86,12 +86,17 @@ def test_an_unknown_option(plash, command):
         ("99", "no image: 99"),
         ("0", "image 0 is the empty root image"),
         ("abc", "not an image id: 'abc'"),
-        ("01", "not an image id: '01'"),
-        ("-1", None),
-        ("", "not an image id: ''"),
-        ("1/..", "not an image id"),
-        ("１", "not an image id"),
-        ("9" * 400, "no image: 999"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [
+                ("01", "not an image id: '01'"),
+                ("-1", None),
+                ("", "not an image id: ''"),
+                ("1/..", "not an image id"),
+                ("１", "not an image id"),
+                ("9" * 400, "no image: 999"),
+            ]
+        ),
     ],
 )
 @pytest.mark.parametrize("command", sorted(WITH_ID))

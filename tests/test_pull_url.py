@@ -7,13 +7,15 @@ import signal
 import time
 
 import pytest
-from conftest import wait_for
+from archives import archive, compressed, info
+from requirements import need_program
 from servers import Files
-from test_tarfile import archive, compressed, info
+from world import wait_for
 
 
 @pytest.fixture
 def server():
+    need_program("curl")
     files = Files()
     yield files
     files.stop()
@@ -124,6 +126,7 @@ def test_what_fails_leaves_the_store_as_it_was(plash, server, tar, url, why, ima
     assert plash.snapshot() == before
 
 
+@pytest.mark.slow
 @pytest.mark.only_for("subids")
 def test_a_server_that_stalls(plash, server, tar):
     """Takes the whole minute that such a server is given."""
@@ -169,6 +172,7 @@ def test_two_at_once_of_one_url(plash, server, tar):
     assert len(ids) == 3 and all(each.isdigit() for each in ids)
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal_and_none_elsewhere(plash, server, tar):
     server.files["/a.tar"] = tar
     server.breaks["/a.tar"] = 1_000_000

@@ -8,8 +8,9 @@ import signal
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, wait_for
 from layouts import BASE, changes, digest, expected, layer, pull, push, seen, write_layout
+from requirements import need_program
+from world import LIBEXEC, wait_for
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -63,6 +64,7 @@ def test_from_a_registry_only_what_is_new(plash, registry):
     assert pull(plash, app_ref).id > number
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_image(plash, oci_tools, host_tar):
     with open(host_tar, "rb") as file:
         layers = [file.read()]
@@ -231,7 +233,9 @@ def test_two_at_once_share_the_work(plash, oci_tools):
     assert len(plash("tree", "-q").ok().out.split()) == 8
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_next_goes_on(plash, oci_tools):
+    need_program("pgrep")
     big = layer([("big", os.urandom(1 << 24)), *((f"f{number}", b"x") for number in range(5000))])
     ref = write_layout(plash.place / "layout", [*BASE, big])
     pulling = plash.start("pull:oci", ref)

@@ -5,8 +5,9 @@ import os
 import subprocess
 
 import pytest
+from archives import archive, compressed, info
+from requirements import need_program
 from servers import Files
-from test_tarfile import archive, compressed, info
 
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 DIRECTORY = "/images/alpine/edge/{}/default/{}/"
@@ -14,6 +15,7 @@ DIRECTORY = "/images/alpine/edge/{}/default/{}/"
 
 @pytest.fixture
 def server():
+    need_program("curl")
     files = Files()
     index = ""
     for distro, release, variant, build in (
@@ -60,6 +62,7 @@ def test_the_newest_build_is_imported(plash, lxc, server, image, variant):
     assert plash("mounted", number.id, "cat", "etc-release").out == newest(variant) + "\n"
 
 
+@pytest.mark.slow
 def test_a_real_debian(plash, server, lxc, debian_tar):
     path = f"/images/debian/bookworm/{ARCHITECTURE}/default/20260101_05:24/"
     with open(debian_tar, "rb") as file:
@@ -113,6 +116,7 @@ def test_list(lxc):
 
 
 def test_no_server(plash):
+    need_program("curl")
     done = plash("pull:lxc", "alpine:edge", env={"PLASH_LXC_SERVER": "http://127.0.0.1:1"})
     assert "http://127.0.0.1:1/meta/1.0/index-user: Failed to connect" in done.error
 

@@ -5,11 +5,8 @@ import re
 import sys
 
 import pytest
-from conftest import LIBEXEC, ROOT
+from world import COMMANDS, LIBEXEC, ROOT
 
-COMMANDS = sorted(
-    name[len("plash-") :] for name in os.listdir(LIBEXEC) if name.startswith("plash-")
-)
 GROUPS = ["Import Image", "Export Image", "Image Commands", "Other Commands", "Plugins"]
 
 
