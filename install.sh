@@ -53,13 +53,8 @@ installed() {
     fi
 }
 
-unclean_up() {
-    rm -rf "$temporary" ${new:+"$new"}
-    [ ! -d "$made" ] || find "$made" -depth -type d -empty -delete
-}
-
 # shellcheck disable=SC2329
-install() {
+uninstall() {
     profile=${DESTDIR-}/etc/apparmor.d/plash
     if grep -sqF "\"$PREFIX/libexec/plash/" "$profile"; then
         rm "$profile"
@@ -73,6 +68,12 @@ install() {
     rm -rf "$root/libexec/plash/plashlib/__pycache__" "$root/libexec/plash/__pycache__"
     find "$root/libexec/plash" -depth -type d -empty -delete
     echo "removed plash from $root"
+}
+
+# shellcheck disable=SC2329
+clean_up() {
+    rm -rf "$temporary" ${new:+"$new"}
+    [ ! -d "$made" ] || find "$made" -depth -type d -empty -delete
 }
 
 # shellcheck disable=SC2329
