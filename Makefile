@@ -1,18 +1,17 @@
 PREFIX = /usr/local
 # The system's Python, if there is one: all users have that, and it starts without a shim.
 PYTHON = $(firstword $(wildcard /usr/bin/python3) python3)
-# What is installed beside plash; nothing where the system has the package docopt.
+# What is installed with plash where the system's Python doesn't have it.
 BUNDLE = docopt
 
 VENV = .venv
 BUILD = build
-bindir = $(DESTDIR)$(PREFIX)/bin
-libexecdir = $(DESTDIR)$(PREFIX)/libexec/plash
-sharedir = $(DESTDIR)$(PREFIX)/share
-mandir = $(sharedir)/man
-commands = $(notdir $(wildcard libexec/plash-*))
+PYTEST = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest
 
-.PHONY: help demo check test lint bench install install-apparmor uninstall deb clean
+.PHONY: help demo check test lint bench install install-apparmor uninstall man deb clean
+
+# install.sh reads these from its environment, where no shell splits them.
+export PREFIX DESTDIR PYTHON BUNDLE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -20,14 +19,17 @@ help: ## list the targets
 demo: ## import, build and run, on an image made of this host's programs
 	@sh docs/demo.sh
 
-check: lint test ## prepare the test environment, run lint and all tests
+check: lint ## prepare the test environment, run lint and all tests
+	$(PYTEST) $(ARGS)
 
-test: $(VENV)/ready ## run the tests; ARGS="-k NAME" chooses
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest $(ARGS)
+test: $(VENV)/ready ## run the quick tests; ARGS="-k NAME" chooses
+	$(PYTEST) -m "not slow" $(ARGS)
 
-lint: $(VENV)/ready ## run ruff on the Python and shellcheck on the shell scripts
+lint: $(VENV)/ready ## run ruff and mypy on the Python, and shellcheck on the shell scripts
+	$(VENV)/bin/ruff format --check --quiet
 	$(VENV)/bin/ruff check --quiet
-	$(VENV)/bin/shellcheck $$(grep -lE '^#!/bin/(ba)?sh' bin/* libexec/plash-* docs/*.sh .ci/run) completions/plash.bash
+	$(VENV)/bin/mypy --no-error-summary
+	$(VENV)/bin/shellcheck $$(grep -lE '^#!/bin/(ba)?sh' bin/* libexec/plash-* docs/*.sh .ci/* *.sh) completions/plash.bash
 
 # What the package and its tests need, as setup.cfg lists it.
 $(VENV)/ready: setup.cfg
@@ -41,30 +43,13 @@ bench: $(VENV)/ready ## measure plash against what it is built on
 	$(VENV)/bin/python bench/bench.py $(ARGS)
 
 install: ## install below PREFIX (/usr/local)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "plash needs Python 3.9; make install PYTHON=...")'
-	mkdir -p $(bindir) $(libexecdir)/plashlib
-	cp libexec/plash-* $(libexecdir)
-	cp plashlib/*.py $(libexecdir)/plashlib
-	cp bin/plash $(bindir)
-	interpreter=$$($(PYTHON) -c 'import sys; print(sys.executable)') && \
-	    sed -i "1s|^#!/usr/bin/env python3$$|#!$$interpreter -SE|" $(addprefix "$(libexecdir)"/,$(commands))
-	$(PYTHON) -m compileall -q -s "$(DESTDIR)" $(libexecdir)/plashlib
-	if [ -n "$(BUNDLE)" ]; then \
-	    $(PYTHON) -m venv $(BUILD)/venv && \
-	    $(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --use-pep517 --no-deps --upgrade \
-	        --target $(libexecdir) $(BUNDLE); \
-	fi
-	for command in $(commands); do ln -sf ../libexec/plash/$$command $(bindir)/$$command || exit; done
-	install -D -m 644 completions/plash.bash $(sharedir)/bash-completion/completions/plash
-	install -D -m 644 completions/_plash $(sharedir)/zsh/site-functions/_plash
-	install -D -m 644 completions/plash.fish $(sharedir)/fish/vendor_completions.d/plash.fish
-	python=$(PYTHON); \
-	if [ -n "$(BUNDLE)" ]; then \
-	    python=$(BUILD)/venv/bin/python; \
-	    $(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check docutils 2>/dev/null; \
-	fi; \
-	if $$python -c "import docutils" 2>/dev/null; then $$python man/generate.py $(mandir)/man1; \
-	else echo "make install: the man pages are left out: making them needs the Python package docutils"; fi
+	@sh install.sh
+
+man: ## make the man pages in build/man, with docutils of the system or of .venv
+	@for python in $(PYTHON) $(VENV)/bin/python; do \
+	    if $$python -c "import docutils" 2>/dev/null; then exec $$python man/generate.py $(BUILD)/man/man1; fi; \
+	done; \
+	$(MAKE) $(VENV)/ready && exec $(VENV)/bin/python man/generate.py $(BUILD)/man/man1
 
 # A file of its own, since it is for the host's administrator to decide.
 install-apparmor: ## let AppArmor allow user namespaces to the installed commands, where it restricts them
@@ -75,14 +60,8 @@ install-apparmor: ## let AppArmor allow user namespaces to the installed command
 	elif [ ! -d /sys/kernel/security/apparmor ]; then echo "AppArmor does not run here: it is not loaded"; \
 	else apparmor_parser --replace /etc/apparmor.d/plash && echo "loaded; after a reboot it is loaded by itself"; fi
 
-uninstall: ## remove what install put there
-	rm -rf $(libexecdir)
-	rm -f $(bindir)/plash $(addprefix $(bindir)/,$(commands))
-	rm -f $(sharedir)/bash-completion/completions/plash $(sharedir)/zsh/site-functions/_plash \
-	    $(sharedir)/fish/vendor_completions.d/plash.fish
-	if grep -sqF '"$(abspath $(PREFIX))/libexec/plash/' "$(DESTDIR)/etc/apparmor.d/plash"; then \
-	    rm "$(DESTDIR)/etc/apparmor.d/plash"; fi
-	rm -f $(mandir)/man1/plash.1 $(addprefix $(mandir)/man1/,$(addsuffix .1,$(commands)))
+uninstall: ## remove what install put below PREFIX, and the AppArmor profile
+	@sh install.sh uninstall
 
 deb: ## build a Debian package in build/
 	rm -rf $(BUILD)/deb && mkdir -p $(BUILD)/deb
@@ -92,4 +71,4 @@ deb: ## build a Debian package in build/
 	cd $(BUILD)/deb && dpkg-checkbuilddeps -I && dpkg-buildpackage --no-check-builddeps --no-sign --build=binary
 
 clean: ## remove what the other targets made here
-	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache
+	rm -rf $(VENV) $(BUILD) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,182 @@
+#!/bin/sh
+# Install plash below PREFIX, or remove it: what `make install` and `make uninstall` run.
+#
+# Usage: install.sh [uninstall]
+#
+# The environment says what the variables of the Makefile say: PREFIX, DESTDIR, PYTHON, BUNDLE.
+# All checks come first. All files are then made in a directory beside their destination, and
+# moved from there, so that a failure leaves what was there before. libexec/plash/installed lists
+# the files; `uninstall`, and the next install, remove those.
+
+set -eu
+umask 022
+
+fail() {
+    printf 'make %s: %s\n' "$action" "$1" >&2
+    exit 1
+}
+
+# The Python that finds the module $1, of the arguments that follow; isolated from the caller's own packages.
+python_with() {
+    module=$1
+    shift
+    for candidate; do
+        if "$candidate" -I -c "import $module" 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# Fail unless the directory $1 can be made and written to; $made is the topmost that has to be made, if any.
+need_writable() {
+    directory=$1 made=
+    until [ -e "$directory" ]; do made=$directory directory=$(dirname -- "$directory"); done
+    { [ -d "$directory" ] && [ -w "$directory" ]; } || fail "cannot write to $directory (another PREFIX, or root, can)"
+}
+
+# The paths of an installed plash, relative to PREFIX. Versions before 0.2 had no list.
+installed() {
+    if [ -e "$root/libexec/plash/installed" ]; then
+        cat "$root/libexec/plash/installed"
+    elif [ -x "$root/libexec/plash/plash-help" ]; then
+        (
+            cd "$root"
+            find libexec/plash ! -type d
+            for path in bin/plash bin/plash-* share/man/man1/plash.1 share/man/man1/plash-*.1 \
+                share/bash-completion/completions/plash share/zsh/site-functions/_plash \
+                share/fish/vendor_completions.d/plash.fish; do
+                [ ! -f "$path" ] || printf '%s\n' "$path"
+            done
+        )
+    fi
+}
+
+# shellcheck disable=SC2329
+uninstall() {
+    profile=${DESTDIR-}/etc/apparmor.d/plash
+    if grep -sqF "\"$PREFIX/libexec/plash/" "$profile"; then
+        rm "$profile"
+        echo "removed $profile"
+    fi
+    list=$(installed)
+    [ -n "$list" ] || fail "no plash is installed below $root"
+    need_writable "$root/libexec/plash"
+    need_writable "$root/bin"
+    printf '%s\n' "$list" | while IFS= read -r path; do rm -f "$root/$path"; done
+    rm -rf "$root/libexec/plash/plashlib/__pycache__" "$root/libexec/plash/__pycache__"
+    find "$root/libexec/plash" -depth -type d -empty -delete
+    echo "removed plash from $root"
+}
+
+# shellcheck disable=SC2329
+clean_up() {
+    rm -rf "$temporary" ${new:+"$new"}
+    [ ! -d "$made" ] || find "$made" -depth -type d -empty -delete
+}
+
+# shellcheck disable=SC2329
+install() {
+    version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' plashlib/__init__.py)
+
+    # What is needed.
+    command -v "$PYTHON" >/dev/null || fail "$PYTHON is not installed (PYTHON=... names another Python)"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 9))' ||
+        fail "$PYTHON is not Python 3.9 or newer (PYTHON=... names another one)"
+    interpreter=$("$PYTHON" -c 'import sys; print(sys.executable)')
+    case $interpreter in
+        *[[:space:]]*) fail "the path of the interpreter has a space in it, which #! lines cannot have: $interpreter" ;;
+    esac
+    for path in bin share libexec/plash; do need_writable "$root/$path"; done
+    if [ -z "$BUNDLE" ]; then
+        docopt="not bundled"
+    elif python_with docopt "$interpreter" >/dev/null; then
+        docopt="of the system"
+    elif [ -e "$root/libexec/plash/docopt.py" ]; then
+        docopt="bundled before"
+    else
+        docopt="bundled"
+        python_with ensurepip "$interpreter" >/dev/null ||
+            fail "docopt is not installed, and Python's venv, to download it, neither (on Debian: apt install python3-docopt, or python3-venv)"
+    fi
+    temporary=$(mktemp -d)
+    new=
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    if [ "$docopt" = bundled ]; then
+        "$interpreter" -m venv "$temporary/venv"
+        PIP_USER=0 "$temporary/venv/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 --no-deps \
+            --target "$temporary/docopt" "$BUNDLE" 2>"$temporary/errors" ||
+            fail "cannot download docopt: $(sed -n 's/^ERROR: //p' "$temporary/errors" | tail -n 1) (without a network, install it as a package; on Debian: apt install python3-docopt)"
+    fi
+
+    # All files, in the directory that they are moved from.
+    mkdir -p "$root/libexec/plash"
+    new=$(mktemp -d "$root/libexec/plash/new.XXXXXX")
+    private=$new/libexec/plash
+    mkdir -p "$new/bin" "$private" "$new/share/bash-completion/completions" "$new/share/zsh/site-functions" \
+        "$new/share/fish/vendor_completions.d"
+    cp bin/plash "$new/bin"
+    for file in libexec/plash-*; do
+        # -S and -E: a fast start, that the caller's environment doesn't change.
+        sed "1s|^#!/usr/bin/env python3\$|#!$interpreter -SE|" "$file" >"$private/${file#*/}"
+        chmod 755 "$private/${file#*/}"
+        ln -s "../$file" "$new/bin"
+    done
+    cp -R plashlib "$private"
+    find "$private/plashlib" -name __pycache__ -prune -exec rm -rf {} +
+    case $docopt in
+        bundled) cp -R "$temporary/docopt"/. "$private" ;;
+        "bundled before") cp -R "$root"/libexec/plash/docopt* "$private" ;;
+    esac
+    "$interpreter" -W ignore -m compileall -q -s "$new" -p "$PREFIX" "$private" >/dev/null
+    cp completions/plash.bash "$new/share/bash-completion/completions/plash"
+    cp completions/_plash "$new/share/zsh/site-functions"
+    cp completions/plash.fish "$new/share/fish/vendor_completions.d"
+    pages="with man pages"
+    if docutils=$(python_with docutils "$interpreter" .venv/bin/python); then
+        "$docutils" man/generate.py "$new/share/man/man1"
+    else
+        pages="without man pages (docutils, which makes them, is missing: \`make .venv/ready\` gets it, or apt install python3-docutils)"
+    fi
+    (cd "$new" && find . ! -type d | sed 's|^\./||' && echo libexec/plash/installed) >"$temporary/installed"
+    cp "$temporary/installed" "$private/installed"
+    chmod -R u+w,go-w,a+rX "$new"
+
+    # From here on, names change and nothing else.
+    trap '' INT TERM HUP
+    installed >"$temporary/before"
+    while IFS= read -r path; do
+        mkdir -p "$root/${path%/*}"
+        mv -f "$new/$path" "$root/$path"
+    done <"$temporary/installed"
+    grep -vxFf "$temporary/installed" "$temporary/before" | while IFS= read -r path; do rm -f "$root/$path"; done
+
+    echo "installed plash $version below $root: bin/plash, bin/plash-*, libexec/plash, share; $pages"
+    echo "the interpreter is $interpreter; docopt is $docopt"
+    case :$PATH:${DESTDIR:+:$PREFIX/bin:} in
+        *:"$PREFIX/bin":*) ;;
+        *) echo "$PREFIX/bin is not on PATH: export PATH=\"$PREFIX/bin:\$PATH\" puts it there" ;;
+    esac
+}
+
+action=${1:-install}
+case $action in
+    install | uninstall) ;;
+    *) echo "usage: install.sh [uninstall]" >&2 && exit 2 ;;
+esac
+cd -- "$(dirname -- "$0")"
+PREFIX=${PREFIX:-/usr/local} PYTHON=${PYTHON:-python3} BUNDLE=${BUNDLE-docopt}
+# Shells other than bash leave the ~ in `make PREFIX=~/.local` as it is.
+# shellcheck disable=SC2088
+case $PREFIX in
+    "~" | "~/"*) PREFIX=$HOME${PREFIX#"~"} ;;
+    "~"*) fail "PREFIX has to be a path: $PREFIX" ;;
+    /*) ;;
+    *) PREFIX=$PWD/$PREFIX ;;
+esac
+PREFIX=${PREFIX%/}
+root=${DESTDIR-}$PREFIX
+"$action"
