@@ -1,25 +1,55 @@
-"""What the plash commands share. Each module has one subject:
+"""What the plash commands share. Each module has one subject; imports go down this list only.
 
-cli         the command line: arguments, errors, exit statuses
-docs        the commands and the text at their top
-store       the data directory: images, names, work in progress
-namespaces  user and mount namespaces, mounts; knows nothing of the store
-memory      the ids that commands printed, by their words and by session
+cli         the command line: argv, messages, exit statuses
+docs        the commands, and what their header texts say
+cache       ids by the command that made them, and by session
+removal     rm, shrink, purge: images go in one rename
+build       what a command sees that builds an image, and how it ends
 container   what a process sees: an image as its root filesystem
+users       the users of an image, by its own passwd and group
+caller      what the caller brings: working directory, environment, home
+binds       host directories and files in a container, and where they are placed
+export      layers of an image, held open while they are written out
+download    files from the network, verified and resumed
+docker      docker and podman, run as the user
+oci         skopeo, OCI layouts, image configuration
+squashfs    squashfs files, mounted without unpacking
+layers      whiteouts, opaque directories, layer archives of OCI images
 archive     root filesystems to and from tar
 pipeline    tar and compression programs in a row, and what they complain of
 merged      what layers show together, read without mounting them
-export      layers of an image, held open while they are written out
-atomic      files that appear whole or not at all
-mountinfo   what is mounted where
-download    files from the network, verified and resumed
-docker      docker and podman, as the user
-programs    helper programs such as tar: found, started with a clean environment, ended with us
+programs    helper programs such as tar: found, started clean, ended with plash
 progress    a line on the terminal for long steps
+atomic      files that appear whole or not at all
+work        tmp/: work in progress, and what is garbage
+names       symbolic links to images: map/, cache/, recall/
+store       the data directory, Image, and how an image appears
+mountinfo   what is mounted where
+processes   which process is which, who uses an image, child processes
+locks       locks on directories
+ids         root of a user namespace, and subordinate ids
+namespaces  libc, user, mount and pid namespaces, overlay, pivot_root
 """
 
 __version__ = "0.1.0"
 
 
 class Error(Exception):
-    """A failure that the user can act on; its text is one line without a full stop."""
+    """A failure that the user can act on: its text is one line without a full stop.
+
+    status is the exit status of a command that fails with it.
+    """
+
+    status = 1
+
+
+class CannotExecute(Error):
+    """The command to run cannot be executed."""
+
+    status = 126
+
+
+class CommandNotFound(Error):
+    """The command to run is not there."""
+
+    status = 127

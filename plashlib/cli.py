@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 
-from plashlib import Error
+from plashlib import Error, docs
 
 FAILED, USAGE, CANNOT_EXECUTE, NOT_FOUND = 1, 2, 126, 127
 
@@ -22,8 +22,7 @@ def parse(doc):
     Where the last argument is a command (CMD), options end at the first argument.
     """
     arguments = sys.argv[1:]
-    usage = [line.strip() for line in doc.partition("Usage:")[2].partition("\n\n")[0].splitlines()]
-    usage = [line for line in usage if line]
+    usage = docs.usage(doc)
     command_last = "CMD" in usage[0]
     for word in arguments:
         if word in ("-h", "--help"):
@@ -165,6 +164,9 @@ def _fail(kind, error, trace):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     elif not issubclass(kind, KeyboardInterrupt):
         _say(explain(error))
+        if isinstance(error, Error) and error.status != FAILED:
+            # Python itself exits with 1 after this.
+            os._exit(error.status)
 
 
 sys.excepthook = _fail

@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 
-from plashlib import Error, programs, store
+from plashlib import Error, programs, work
 
-CONTAINER = "container"  # the file in a store.Work that names the container that goes with it
+CONTAINER = "container"  # the file in a work.Work that names the container that goes with it
 NAMES = "docker", "podman"
 # What of docker's settings an OCI configuration can have, and docker's own three.
 SETTINGS = {
@@ -60,7 +60,7 @@ def reason(stderr: "bytes | None", status: int) -> str:
 
 
 def configuration(name: str, image: str) -> "dict[str, bytes]":
-    """Return what an image's configuration is in the store, as store.CONFIG names it."""
+    """Return what an image's configuration is in the store, as store.INHERITED names it."""
     try:
         found = json.loads(call(name, "image", "inspect", image))[0]
         settings = found.get("Config") or {}
@@ -84,10 +84,10 @@ def configuration(name: str, image: str) -> "dict[str, bytes]":
     }
 
 
-def own(work: store.Work, name: str) -> str:
-    """Return a name for a container of the program `name`, which goes when work does."""
-    container = _container(work.path)
-    with open(f"{work.path}/{CONTAINER}", "w", encoding="utf-8") as file:
+def own(owner: work.Work, name: str) -> str:
+    """Return a name for a container of the program `name`, which goes when owner does."""
+    container = _container(owner.path)
+    with open(f"{owner.path}/{CONTAINER}", "w", encoding="utf-8") as file:
         file.write(f"{name} {container}")
     return container
 
@@ -103,11 +103,11 @@ def remove(name: str, container: str) -> None:
 
 def remove_abandoned() -> None:
     """Remove the containers of commands that were killed before they could."""
-    for entry in store.unowned():
+    for entry in work.garbage():
         for name in NAMES:
             if _has_container(entry, name) and programs.find(name):
                 remove(name, _container(entry))
-                store.delete(entry)
+                work.delete(entry)
 
 
 def _has_container(entry, name):

@@ -61,8 +61,14 @@ def summary(doc):
 
 def usage(doc):
     """The lines of a command's usage, without the word `Usage:`."""
-    lines = doc.partition("Usage:")[2].partition("\n\n")[0].splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    found: "list[str]" = []
+    for line in doc.partition("Usage:")[2].partition("\n\n")[0].splitlines():
+        line = line.strip()
+        if line.startswith("plash"):
+            found.append(line)
+        elif line and found:
+            found[-1] += " " + line  # one pattern that takes two lines
+    return found
 
 
 def find(name):

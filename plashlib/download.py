@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 
-from plashlib import Error, archive, namespaces, programs, progress, store
+from plashlib import Error, archive, ids, programs, progress, store, work
 
 STALLED = 60  # seconds without a byte, after which a transfer is given up
 CURL = [
@@ -39,19 +39,19 @@ def text(url: str, missing_ok: bool = False) -> "str | None":
 
     Raises Error with curl's reason.
     """
-    with store.Work() as work:
-        status, code, why = _curl(url, "--output", work.path + "/text")
+    with work.Work() as directory:
+        status, code, why = _curl(url, "--output", directory.path + "/text")
         if missing_ok and (status == HTTP_ERROR and code == "404" or status == NO_FILE):
             return None
         if status:
             raise Error(f"{url}: {why}")
-        if not os.path.exists(work.path + "/text"):
+        if not os.path.exists(directory.path + "/text"):
             return ""
-        with open(work.path + "/text", encoding="utf-8", errors="surrogateescape") as file:
+        with open(directory.path + "/text", encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
 
 
-class File(store.Work):
+class File(work.Work):
     """The file at url, fetched by fetch() to the path `file`, while a `with` statement runs.
 
     An interrupted transfer stays in tmp/, and the next one of that url resumes it if the server
@@ -175,9 +175,9 @@ def pull(url: str, sha256: "str | None" = None) -> "tuple[str, list[str]]":
 
     Returns the new image's id, and warnings. Raises Error, OSError.
     """
-    namespaces.become_root()
-    with File(url) as download, store.NewLayer() as layer:
+    ids.become_root()
+    with File(url) as download, work.NewLayer() as layer:
         download.fetch(sha256)
         with open(download.file, "rb") as source:
             warnings = archive.extract(source.fileno(), layer.root)
-        return layer.stack_on(store.image("0", allow_zero=True)), warnings
+        return layer.stack_on(store.empty()).id, warnings

@@ -2,7 +2,7 @@
 
 import os
 
-from plashlib import container, namespaces, store
+from plashlib import container, ids, namespaces, store
 
 
 def open_layers(image: store.Image) -> "list[int]":
@@ -10,11 +10,11 @@ def open_layers(image: store.Image) -> "list[int]":
 
     The image counts as in use until this process ends. Raises Error, OSError.
     """
-    namespaces.become_root()
+    ids.become_root()
     namespaces.private_mounts()
     mounted = store.path() + "/mnt"
     namespaces.mount("plash", mounted, "tmpfs", options="mode=0755")
     # Its overlay shows other processes that the image is in use.
     os.mkdir(mounted + "/image")
     container.mount(image, mounted + "/image")
-    return image.layers(lambda file: container.open_file(file, mounted))
+    return container.open_layers(image, mounted)

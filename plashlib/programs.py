@@ -8,7 +8,7 @@ whatever ends that: prctl(2), PR_SET_PDEATHSIG.
 import os
 import subprocess
 
-from plashlib import namespaces
+from plashlib import namespaces, processes
 
 # What helpers get of the caller's environment. All else, such as TAR_OPTIONS, GZIP, XZ_DEFAULTS,
 # ZSTD_CLEVEL, POSIXLY_CORRECT or SOURCE_DATE_EPOCH, would change what they do.
@@ -69,7 +69,7 @@ def start(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.P
     path = argv[0] if argv[0].startswith("/") else find(argv[0])
     if path is None:
         raise FileNotFoundError(2, os.strerror(2), argv[0])
-    exit_on_signals()
+    processes.exit_on_signals()
     options = {"stdin": subprocess.DEVNULL, "cwd": "/", **options}
     # A child of a child would see another parent than this thread's process.
     die, parent = namespaces.prepare_die_with_parent(), os.getpid()
@@ -102,20 +102,3 @@ def run(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.Com
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def exit_on_signals() -> None:
-    """Make SIGTERM and SIGHUP raise SystemExit, unless they are ignored or handled already."""
-    # Not the module signal: its enums take half as long to make as Python takes to start.
-    import _signal
-
-    for number in _signal.SIGTERM, _signal.SIGHUP:
-        if _signal.getsignal(number) == _signal.SIG_DFL:
-            try:
-                _signal.signal(number, _exit)
-            except ValueError:
-                return  # not the main thread; that one has done it, or starts no helpers
-
-
-def _exit(number, _):
-    raise SystemExit(128 + number)

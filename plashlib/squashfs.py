@@ -5,10 +5,9 @@ It rests on mount(2), mount_namespaces(7) and fuse(4).
 
 import os
 
-from plashlib import Error, namespaces
+from plashlib import Error, ids, namespaces, processes
 
 MAGIC = b"hsqs"
-ALL_IDS = 4294967295  # how many the initial user namespace maps
 FUSE = 3  # the descriptor of /dev/fuse that squashfuse gets
 
 
@@ -17,7 +16,7 @@ def mount(file, directory):
 
     What serves it ends by itself when that namespace and what was mounted on top of it are gone.
     """
-    may_mount = namespaces.mapped("uid") == ALL_IDS
+    may_mount = namespaces.mapped("uid") == ids.ALL_IDS
     if may_mount and _run(["mount", "-t", "squashfs", "-o", "loop,ro", "--", file, directory]) == 0:
         return
     try:
@@ -35,8 +34,8 @@ def mount(file, directory):
         os.set_inheritable(FUSE, True)
         namespaces.default_signals()
         null = os.open(os.devnull, os.O_RDWR)
-        for number in range(3):
-            os.dup2(null, number)
+        for fd in range(3):
+            os.dup2(null, fd)
         # Among them the locks that this process holds for what it becomes.
         os.closerange(FUSE + 1, 1024)
         try:
@@ -44,26 +43,26 @@ def mount(file, directory):
         except FileNotFoundError:
             os._exit(127)
 
-    status = namespaces.wait_child(namespaces.start_child(serve))
+    status = processes.Child(serve).wait()
     os.close(fuse)
     if status:
         namespaces.unmount(directory)
-        why = "install squashfuse" if status == 127 else f"squashfuse ended with status {status}"
+        why = "squashfuse is not installed" if status == 127 else f"squashfuse ended with {status}"
         raise Error(f"cannot mount {file}: {why}")
 
 
-def _run(words):
+def _run(argv):
     """Run a program that says nothing; returns its exit status."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         pid = os.posix_spawnp(
-            words[0],
-            words,
+            argv[0],
+            argv,
             os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in range(3)],
         )
     except FileNotFoundError:
         return 127
     finally:
         os.close(null)
-    return namespaces.wait_child(pid)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

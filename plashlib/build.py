@@ -1,0 +1,284 @@
+"""What a command sees that builds an image, how it runs, and how it ends.
+
+Builds run what was written for an empty machine, such as `rm -rf /tmp/*` or `chown -R`: they can
+read the host, below /host, and can't change it. They run in a pid namespace, so that nothing of
+theirs reaches the host's processes or outlives plash. See pid_namespaces(7) and devpts in the
+kernel's documentation.
+"""
+
+import errno
+import os
+
+from plashlib import Error, binds, container, ids, namespaces, processes, store, work
+
+DEVICES = "null", "zero", "full", "random", "urandom", "tty"
+DEVICE_LINKS = {
+    "ptmx": "pts/ptmx",
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+# What root could change of the host by its /proc.
+SWITCHES = "sys", "sysrq-trigger", "irq", "bus", "fs"
+SCRIPT_FD = 9  # a descriptor that scripts can name
+LONGEST_ARGUMENT = 1 << 17  # the kernel's MAX_ARG_STRLEN, in bytes
+
+
+class Devices(binds.Mount):
+    """A small /dev, with a devpts of its own and the caller's terminal as /dev/console."""
+
+    def __init__(self) -> None:
+        super().__init__("/dev")
+        terminals = [os.ttyname(fd) for fd in range(3) if os.isatty(fd)]
+        self.terminal = terminals[0] if terminals else None
+
+    def mount(self, path: str) -> None:
+        namespaces.mount("plash", path, "tmpfs", namespaces.MS_NOSUID, "mode=0755,size=64k")
+        for name in DEVICES:
+            if os.path.exists("/dev/" + name):
+                _bind_file("/dev/" + name, f"{path}/{name}")
+        if self.terminal:
+            _bind_file(self.terminal, path + "/console")
+        for name, target in DEVICE_LINKS.items():
+            os.symlink(target, f"{path}/{name}")
+        os.mkdir(path + "/pts")
+        os.mkdir(path + "/shm")
+        namespaces.mount(
+            "plash", path + "/shm", "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, "mode=1777"
+        )
+        options = "newinstance,ptmxmode=0666,mode=0620"
+        flags = namespaces.MS_NOSUID | namespaces.MS_NOEXEC
+        try:
+            namespaces.mount("plash", path + "/pts", "devpts", flags, options + ",gid=5")
+        except OSError:
+            # gid 5, of the group tty, is not mapped.
+            namespaces.mount("plash", path + "/pts", "devpts", flags, options)
+
+
+def _bind_file(source, target):
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    namespaces.mount(source, target, flags=namespaces.MS_BIND)
+
+
+class Processes(binds.Mount):
+    """/proc of this process's pid namespace; the host's one if it has none of its own."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__("/proc")
+        self.own = own
+
+    def mount(self, path: str) -> None:
+        if self.own:
+            flags = namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC
+            namespaces.mount("plash", path, "proc", flags)
+        else:
+            namespaces.mount("/proc", path, flags=namespaces.MS_BIND | namespaces.MS_REC)
+        # In a user namespace the kernel refuses anyway, and a covered /proc would keep
+        # programs such as plash from mounting one of their own in it.
+        if namespaces.mapped("uid") != ids.ALL_IDS:
+            return
+        for name in SWITCHES:
+            if os.path.lexists(f"{path}/{name}"):
+                namespaces.mount(f"/proc/{name}", f"{path}/{name}", flags=namespaces.MS_BIND)
+                namespaces.restrict_mount(f"{path}/{name}", namespaces.MOUNT_ATTR_RDONLY)
+
+
+class View(container.View):
+    """What a build sees and has: as container.View, without the caller's session and home.
+
+    tmp is the directory that is its /tmp.
+    """
+
+    def __init__(self, tmp: str, image: store.Image, **options) -> None:
+        self.tmp = tmp
+        without = {"home", "tmp"}
+        if not namespaces.can_restrict_mounts():
+            without.add("host")
+        super().__init__(image, without=without, **options)
+        self.environment.setdefault("HOME", "/root")
+        if "host" in without:
+            self.warnings.append(
+                "the host is not below /host, since Linux before 5.12 cannot make"
+                " it read-only there"
+            )
+
+    def _default_mounts(self):
+        files = [path for path in container.HOST_FILES if os.path.isfile(path)]
+        return [
+            Devices(),
+            Processes(own=True),
+            *([] if "host" in self.without else [binds.Bind("/sys", read_only=True)]),
+            binds.Bind(self.tmp, "/tmp"),
+            *(binds.Bind(path, read_only=True) for path in files),
+        ]
+
+
+def run(
+    image: store.Image, layer: work.NewLayer, command: "list[str]", script: bool = False, **options
+) -> "tuple[int, list[str]]":
+    """Run command in the Image so that what it writes fills the work.NewLayer layer.
+
+    command  its argv; empty is root's login shell
+    script   the one argument of command is shell code, run by /bin/sh -e
+    options  the user's own, as for container.View
+
+    Returns the exit status of command, as a shell has it, and the lines of View.warnings. All that
+    it started has ended then. This process is root of its user namespace already. Raises Error, OSError.
+    """
+    tmp = layer.path + "/tmp"
+    os.mkdir(tmp)
+    os.chmod(tmp, 0o1777)
+    view = View(tmp, image, **options)
+    if script:
+        command = _shell(command[0])
+    processes.adopt_orphans()
+    terminal = _foreground()
+    try:
+        # Below a /proc that is partly covered, as docker has it, no other can be mounted.
+        for own in (True, False):
+            child = processes.Child(_manage, image, layer, command, view, own)
+            status = child.result()
+            child.wait()
+            processes.kill_children()
+            if status is not None:
+                return status, view.warnings
+        raise Error("the build was killed")
+    finally:
+        processes.kill_children()
+        _take_terminal(terminal)
+
+
+def _shell(code):
+    """The argv that runs shell code."""
+    if len(os.fsencode(code)) < LONGEST_ARGUMENT:
+        return ["/bin/sh", "-ec", code]
+    fd = os.memfd_create("script")
+    with open(fd, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as file:
+        file.write(f"exec {SCRIPT_FD}<&-\n{code}")
+    os.dup2(fd, SCRIPT_FD)
+    return ["/bin/sh", "-ec", f". /proc/self/fd/{SCRIPT_FD}"]
+
+
+def _manage(image, layer, command, view, own):
+    """Mount the Image and run command in it, in a pid namespace of its own if own.
+
+    Returns its exit status; None if there can be no such namespace with a /proc of its own.
+    """
+    parent = os.getppid()
+    namespaces.die_with_parent()
+    if os.getppid() != parent or parent == 1:
+        os._exit(1)
+    # plash ends the build on Ctrl-C; until then, the command may want to do something about it.
+    _keep_ignored(_signal_nothing)
+    work_directory = layer.path[len(store.path()) + 1 :]
+    changes = store.path(), work_directory + "/root", f"{work_directory}/work{int(own)}"
+    # volatile: what the command syncs need not reach the disk before all of the layer does.
+    root = container.mount_root(image, view, changes, "xino=on,volatile")
+    user = view.find_user(root.points)
+    if own:
+        namespaces.unshare(namespaces.CLONE_NEWPID)
+    else:
+        view.mounts = [
+            Processes(own=False) if isinstance(mount, Processes) else mount for mount in view.mounts
+        ]
+    reader, writer = os.pipe()
+    init = processes.Child(_init, command, view, own, user, reader, writer)
+    status = init.result()
+    init.wait()
+    if status == 0 and root.upper != layer.root:
+        from plashlib import layers
+
+        layers.copy_layer(root.upper, layer.root)
+    return status
+
+
+def _init(command, view, own, user, reader, writer):
+    """Enter the root filesystem, run command and reap what it leaves; the namespace's process 1.
+
+    The writer of reader is open for as long as the parent lives. Returns the exit status; None if
+    /proc cannot be mounted.
+    """
+    os.close(writer)
+    namespaces.die_with_parent()
+    os.set_blocking(reader, False)
+    try:
+        if os.read(reader, 1) == b"":
+            os._exit(1)  # the parent ended before die_with_parent()
+    except BlockingIOError:
+        pass
+    # By default, process 1 gets no signals from its namespace but those it has handlers for.
+    _keep_ignored(_default)
+    namespaces.private_mounts()
+    try:
+        container.enter(view, "host" not in view.without)
+    except OSError as error:
+        if own and error.errno == errno.EPERM and error.filename == b"./proc":
+            return None
+        raise
+    if "host" not in view.without:
+        attributes = (
+            namespaces.MOUNT_ATTR_RDONLY
+            | namespaces.MOUNT_ATTR_NOSUID
+            | namespaces.MOUNT_ATTR_NODEV
+        )
+        namespaces.restrict_mount(container.HOST, attributes)
+    child = processes.Child(_command, command, view, own, user)
+    child.result()  # raises what kept it from becoming the command
+    while True:
+        pid, status = os.wait()
+        if pid == child.pid:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _command(command, view, own, user):
+    if not own:
+        namespaces.die_with_parent()
+    os.dup2(2, 1)
+    os.umask(0o022)
+    if user:
+        from plashlib import users
+
+        users.become(user)
+    shell = container.login_shell(user.name if user else "root")
+    container.execute(command or shell, view.environment)
+
+
+def _keep_ignored(change):
+    """Change what the signals that end a command do, except those that the caller ignores."""
+    import _signal
+
+    for number in _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            change(_signal, number)
+
+
+def _signal_nothing(signals, number):
+    if number == signals.SIGINT:
+        signals.signal(number, lambda *_: None)
+
+
+def _default(signals, number):
+    signals.signal(number, signals.SIG_DFL)
+
+
+def _foreground():
+    """The descriptor of a terminal in whose foreground this process is; None if there is none."""
+    for fd in range(3):
+        try:
+            if os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp():
+                return fd
+        except OSError:
+            continue
+    return None
+
+
+def _take_terminal(fd):
+    """Be in the foreground of the terminal fd again: a shell in a pid namespace can't give it back."""
+    import _signal
+
+    if fd is not None and os.tcgetpgrp(fd) != os.getpgrp():
+        previous = _signal.signal(_signal.SIGTTOU, _signal.SIG_IGN)
+        os.tcsetpgrp(fd, os.getpgrp())
+        _signal.signal(_signal.SIGTTOU, previous)

@@ -1,0 +1,63 @@
+"""Symbolic links to images: map/ for names, cache/ and recall/ for what commands remember.
+
+A link leads to index/ID. It is replaced by rename(2), so it leads to a whole image or to nothing.
+"""
+
+import os
+
+from plashlib import Error, store
+
+
+def target(link: str) -> "str | None":
+    """The id of the image that a link leads to; None if the link or the image is missing."""
+    return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
+
+
+def point(link: str, image_id: str) -> None:
+    """Make a link lead to an image from now on."""
+    to = f"../index/{image_id}"
+    while True:
+        try:
+            os.symlink(to, link)
+            return
+        except FileExistsError:
+            pass
+        temporary = f"{store.path()}/tmp/{os.urandom(8).hex()}"
+        os.symlink(to, temporary)
+        try:
+            os.rename(temporary, link)
+            return
+        except FileNotFoundError:
+            continue  # `plash clean` took it for garbage
+
+
+def _link(name):
+    if name in ("", ".", "..") or "/" in name or len(os.fsencode(name)) > 255:
+        raise Error(f"not a name: {name!r} (a name is a file name: no /, at most 255 bytes)")
+    return f"{store.path()}/map/{name}"
+
+
+def lookup(name: str) -> "str | None":
+    """The id of the image with that name; None if there is none. Raises Error for a bad name."""
+    return target(_link(name))
+
+
+def assign(name: str, image: store.Image) -> None:
+    """Give an Image a name, which may have been another's. Raises Error for a bad name."""
+    point(_link(name), image.id)
+    if store.durable():
+        store.sync_directory(store.path() + "/map")
+
+
+def remove(name: str) -> None:
+    """Remove a name; it may be missing."""
+    try:
+        os.unlink(_link(name))
+    except FileNotFoundError:
+        pass
+
+
+def all_names() -> "list[tuple[str, str]]":
+    """All names with the ids of their images, sorted."""
+    found = sorted(os.listdir(store.path() + "/map"))
+    return [(name, image_id) for name in found for image_id in [lookup(name)] if image_id]

@@ -1,0 +1,218 @@
+"""Processes: which one is which, which use an image, and children of this one.
+
+It rests on proc(5), pid_namespaces(7), prctl(2) and fork(2).
+"""
+
+import os
+
+from plashlib import Error, namespaces
+
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
+
+
+def mark(pid: "int | str") -> str:
+    """A name for a process that no other process has, now or later. Raises OSError."""
+    return f"{pid}.{_status(pid)[2]}.{_pid_namespace('self')}.{_boot()}"
+
+
+def marks_live_process(name: str) -> bool:
+    """Whether name begins with the mark() of a process that may be alive."""
+    if name.count(".") < 3:
+        return False
+    pid, start, namespace, boot = name.split(".")[:4]
+    if boot != _boot():
+        return False
+    if namespace == str(_pid_namespace("self")):
+        try:
+            return _status(pid)[2] == start
+        except OSError:
+            return False
+    # Whether another pid namespace is empty can be seen only from one above it.
+    if _pid_namespace("self") != INITIAL_PID_NAMESPACE:
+        return True
+    return namespace in {
+        str(_pid_namespace(each)) for each in filter(str.isdigit, os.listdir("/proc"))
+    }
+
+
+def ancestors() -> "list[str]":
+    """The pids of this process's ancestors that are in its session, the nearest first."""
+    session, found = str(os.getsid(0)), []
+    pid = str(os.getppid())
+    while pid != "0":
+        try:
+            parent, its_session, _ = _status(pid)
+        except OSError:
+            break
+        if its_session != session:
+            break
+        found.append(pid)
+        pid = parent
+    return found
+
+
+def _status(pid):
+    """A process's parent, session, and start in clock ticks after boot. Raises OSError."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return fields[1], fields[3], fields[19]
+
+
+def _pid_namespace(pid):
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def _boot():
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+        return file.read().strip()
+
+
+def users() -> "dict[str, set[int]]":
+    """The processes that use images: the directories of the images, and those above, to pids.
+
+    A process uses an image if it has an overlay mounted whose source is the image's directory.
+    """
+    using: "dict[str, set[int]]" = {}
+    for pid, source, _ in overlays():
+        directory = os.fsdecode(source)
+        while directory.strip("/"):
+            using.setdefault(directory, set()).add(pid)
+            directory = os.path.dirname(directory)
+    return using
+
+
+def overlays() -> "Iterator[tuple[int, bytes, bytes]]":  # noqa: F821
+    """The overlays that processes have mounted: the pid, the source, the line of mountinfo.
+
+    /proc/PID/mountinfo can be read from outside the process's mount namespace.
+    """
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/mountinfo", "rb") as file:
+                lines = [line for line in file if b" - overlay " in line]
+        except OSError:
+            continue
+        for line in lines:
+            yield int(pid), _unescape(line.partition(b" - overlay ")[2].split(b" ")[0]), line
+
+
+def _unescape(field):
+    """A field of mountinfo without its octal escapes."""
+    first, *rest = field.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+
+
+class Child:
+    """A forked process that calls a function, and answers with what that returns or raises."""
+
+    def __init__(self, function, *arguments):
+        reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(writer)
+            self._reader = reader
+            return
+        status = 1
+        try:
+            os.close(reader)
+            _send(writer, "result", function(*arguments))
+            status = 0
+        except Error as error:
+            status = error.status
+            _send(writer, "Error", (str(error), status))
+        except OSError as error:
+            names = [name and os.fsencode(name) for name in (error.filename, error.filename2)]
+            _send(writer, "OSError", (error.errno, error.strerror or str(error), *names))
+        except SystemExit as error:
+            status = error.code
+            _send(writer, "exit", status)
+        except KeyboardInterrupt:
+            status = 130
+        except BaseException as error:
+            _send(writer, "Error", (f"internal error: {type(error).__name__}: {error}", 1))
+        finally:
+            os._exit(status)
+
+    def result(self):
+        """What the function returned, of types that marshal knows.
+
+        None if the process has become another program (execve(2)). Raises what the function
+        raised, and Error if the process was killed before it answered.
+        """
+        import marshal
+
+        with open(self._reader, "rb") as file:
+            answer = file.read()
+        if not answer:
+            return None
+        kind, value = marshal.loads(answer)
+        if kind == "result":
+            return value
+        if kind == "exit":
+            raise SystemExit(value)
+        if kind == "Error":
+            raised = Error(value[0])
+            raised.status = value[1]
+            raise raised
+        code, text, *names = value
+        raise OSError(code, text, names[0], None, names[1])
+
+    def wait(self) -> int:
+        """Wait for the process to end; returns its exit status as a shell has it."""
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return status if status >= 0 else 128 - status
+
+
+def _send(writer, kind, value):
+    import marshal
+
+    os.write(writer, marshal.dumps((kind, value)))
+
+
+def call(function, *arguments):
+    """Call function in a forked process; returns what it returns, or raises what it raises."""
+    child = Child(function, *arguments)
+    try:
+        answer = child.result()
+    finally:
+        status = child.wait()
+    if answer is None and status:
+        raise Error(f"a process of plash ended with status {status}")
+    return answer
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
+    namespaces.prctl(namespaces.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def kill_children() -> None:
+    """Kill all descendants: those of a killed child become children of this process."""
+    while True:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
+            children = file.read().split()
+        if not children:
+            return
+        for child in children:
+            os.kill(int(child), namespaces.SIGKILL)
+            os.waitpid(int(child), 0)
+
+
+def exit_on_signals() -> None:
+    """Make SIGTERM and SIGHUP raise SystemExit, unless they are ignored or handled already."""
+    # Not the module signal: its enums take half as long to make as Python takes to start.
+    import _signal
+
+    for number in _signal.SIGTERM, _signal.SIGHUP:
+        if _signal.getsignal(number) == _signal.SIG_DFL:
+            try:
+                _signal.signal(number, _exit)
+            except ValueError:
+                return  # not the main thread; that one has done it, or starts no helpers
+
+
+def _exit(number, _):
+    raise SystemExit(128 + number)

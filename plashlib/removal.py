@@ -1,0 +1,89 @@
+"""Removal of images: they go in one rename(2), and their files are deleted afterwards."""
+
+import os
+
+from plashlib import Error, locks, processes, store, work
+
+
+def remove(images: "list[store.Image]", used: str = "refuse") -> "list[tuple[str, str]]":
+    """Remove Images, children before their parents, with all that was built on them.
+
+    used says what happens to images that processes use: "refuse" raises an Error that names the
+    pids, and removes nothing; "keep" leaves them; "remove" removes them too.
+
+    A background process deletes their files. Returns the names that were removed too, as pairs
+    of name and id. Raises Error if an image is missing.
+    """
+    with work.Work(work.REMOVED + os.urandom(8).hex()) as removed:
+        lock = locks.lock(store.path() + "/index")
+        away = []
+        try:
+            # The first look leaves images in use where they are. The second one finds processes
+            # that came meanwhile; processes that come later find that the image is gone.
+            images = _removable(images, used)
+            for image in images:
+                os.rename(image.path, f"{removed.path}/{image.id}")
+                away.append(image)
+            kept = set(away) - set(_removable(away, used))
+        except BaseException as error:
+            _put_back(removed, away)
+            if isinstance(error, FileNotFoundError):
+                raise Error(f"no image: {image.id}") from None
+            raise
+        _put_back(removed, [image for image in away if image in kept])
+        names = _forget_missing_locked()
+        os.close(lock)
+        removed.delete_later()
+    return names
+
+
+def _removable(images, used):
+    """Those of the Images that may be removed by remove()'s rule for images in use."""
+    using = processes.users() if used != "remove" else {}
+    for image in images:
+        if used == "refuse" and image.path in using:
+            raise in_use(f"image {image.id}", using[image.path])
+    return [image for image in images if image.path not in using]
+
+
+def _put_back(removed, images):
+    for image in reversed(images):
+        os.rename(f"{removed.path}/{image.id}", image.path)
+
+
+def in_use(what: str, pids: "set[int]") -> Error:
+    """The Error that names the processes that use something."""
+    listed = ", ".join(map(str, sorted(pids)))
+    plural = "es" if len(pids) > 1 else ""
+    return Error(f"{what} is in use by process{plural} {listed} (use --force to remove it anyway)")
+
+
+def forget_missing() -> None:
+    """Remove links to images that are missing, and those of recall/ whose process has ended."""
+    lock = locks.lock(store.path() + "/index")
+    _forget_missing_locked()
+    os.close(lock)
+    for entry in os.scandir(store.path() + "/recall"):
+        if not processes.marks_live_process(entry.name):
+            os.unlink(entry.path)
+
+
+def _forget_missing_locked():
+    """Like forget_missing(), for callers that hold the lock of index/.
+
+    Returns the names that were removed, as pairs of name and id.
+    """
+    data = store.path()
+    for entry in os.scandir(data + "/index"):
+        node = store.node(entry.name)
+        if not store.is_image(node):
+            store.discard(entry.path, node)
+    removed = []
+    for directory in "map", "cache":
+        for entry in os.scandir(f"{data}/{directory}"):
+            image_id = os.path.basename(os.readlink(entry.path))
+            if not os.path.exists(entry.path):
+                os.unlink(entry.path)
+                if directory == "map":
+                    removed.append((entry.name, image_id))
+    return sorted(removed)

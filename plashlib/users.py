@@ -1,0 +1,69 @@
+"""The users of an image, by its own passwd(5) and group(5) files."""
+
+import os
+
+from plashlib import Error, ids
+
+PASSWD, GROUP = "/etc/passwd", "/etc/group"
+
+
+class User:
+    """A user of an image: uid, gid, supplementary groups, name ("" if unknown), home."""
+
+    def __init__(
+        self, uid: int, gid: int, groups: "list[int]", name: str = "", home: str = "/"
+    ) -> None:
+        self.uid, self.gid, self.groups, self.name, self.home = uid, gid, groups, name, home
+
+
+def find(text: str, read) -> User:
+    """The User of NAME, UID, NAME:GROUP or UID:GID. Raises Error if the image has none.
+
+    read  returns the text of a file of the image by its path, or None
+    """
+    who, colon, group = text.partition(":")
+    entry = _entry(read(PASSWD), who)
+    if entry:
+        user = User(int(entry[2]), int(entry[3]), [], entry[0], entry[5] or "/")
+    elif who.isascii() and who.isdigit():
+        user = User(int(who), 0, [])
+    else:
+        raise Error(f"the image has no user {who!r} in {PASSWD}")
+    groups = read(GROUP)
+    if colon:
+        found = _entry(groups, group, 3)
+        if not found and not (group.isascii() and group.isdigit()):
+            raise Error(f"the image has no group {group!r} in {GROUP}")
+        user.gid = int(found[2] if found else group)
+    elif user.name:
+        lines = [line.split(":") for line in (groups or "").splitlines()]
+        user.groups = [
+            int(each[2])
+            for each in lines
+            if len(each) == 4 and user.name in each[3].split(",") and each[2].isdigit()
+        ]
+    return user
+
+
+def _entry(text, who, fields=7):
+    """The fields of the line with that name, else with that number; None if there is none."""
+    lines = [line.split(":") for line in (text or "").splitlines()]
+    lines = [line for line in lines if len(line) >= fields and line[2].isdigit()]
+    named = [line for line in lines if line[0] == who]
+    return next(iter(named or [line for line in lines if line[2] == who]), None)
+
+
+def become(user: User) -> None:
+    """Become a User of this user namespace. Raises Error if its ids are not mapped."""
+    if (os.geteuid(), os.getegid()) == (user.uid, user.gid):
+        return
+    try:
+        try:
+            os.setgroups(user.groups)
+        except PermissionError:
+            pass  # denied where only the caller's own id is mapped
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    except OSError as error:
+        why = ids.fallback() or error.strerror
+        raise Error(f"cannot become {user.uid}:{user.gid}: {why}") from None
