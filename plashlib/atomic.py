@@ -6,7 +6,7 @@ They have no name before they are whole, where the filesystem allows that: O_TMP
 import contextlib
 import os
 
-from plashlib import programs
+from plashlib import processes
 
 MODE = 0o7777  # the bits of a mode that chmod(2) sets
 
@@ -18,7 +18,7 @@ def whole_file(file: str, sync: bool = True):
     A file that it replaces keeps its mode. With sync, it and its name are on the disk then. What is
     no regular file, such as a device or a pipe, is written to as it is.
     """
-    programs.exit_on_signals()
+    processes.exit_on_signals()
     if os.path.exists(file) and not os.path.isfile(file):
         with open(file, "wb") as opened:
             yield opened

@@ -203,15 +203,20 @@ def open_layers(image: store.Image, directory: str) -> "list[int]":
 
     Raises Error, OSError.
     """
+    return _mount_files(image.open_layers(), directory)
+
+
+def _mount_files(layers, directory):
+    """The layers with a descriptor in place of each squashfs file, which is mounted in directory."""
     opened = []
-    for layer in image.open_layers():
+    for layer in layers:
         if isinstance(layer, str):
             from plashlib import squashfs
 
-            place = f"{directory}/squashfs{len(opened)}"
-            os.mkdir(place)
-            squashfs.mount(layer, place)
-            layer = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            point = f"{directory}/squashfs{len(opened)}"
+            os.mkdir(point)
+            squashfs.mount(layer, point)
+            layer = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         opened.append(layer)
     return opened
 
@@ -222,23 +227,29 @@ def mount(image: store.Image, target: str, changes: "str | None" = None) -> str:
     changes is a directory that keeps what is written; None mounts read-only.
     Raises OSError, Error.
     """
-    from plashlib import work
+    layers = image.open_layers()
+    if any(isinstance(layer, str) for layer in layers):
+        from plashlib import work
 
-    # Squashfs files are mounted in a directory of their own; the overlay keeps what it stands on.
-    with work.Work() as place:
-        try:
-            layers = open_layers(image, place.path)
-            if changes:
-                _mount_overlay(image, target, layers[0], layers, (changes, "data", "work"))
-            else:
-                # A read-only overlay must have two layers: the empty one is image 1's second.
-                bottom = store.empty().path + "/_data/root"
-                layers.append(os.open(bottom, os.O_PATH | os.O_CLOEXEC))
-                namespaces.overlay(image.path, target, layers)
-        finally:
-            for name in os.listdir(place.path):
-                namespaces.unmount(f"{place.path}/{name}")
+        with work.Work() as place:
+            try:
+                _mount_layers(image, target, _mount_files(layers, place.path), changes)
+            finally:
+                # The overlay keeps what it stands on; the mount points are of no more use.
+                for name in os.listdir(place.path):
+                    namespaces.unmount(f"{place.path}/{name}")
+    else:
+        _mount_layers(image, target, layers, changes)
     return target
+
+
+def _mount_layers(image, target, layers, changes):
+    if changes:
+        _mount_overlay(image, target, layers[0], layers, (changes, "data", "work"))
+        return
+    # A read-only overlay must have two layers: the empty image's is the second of image 1.
+    bottom = os.open(store.empty().path + "/_data/root", os.O_PATH | os.O_CLOEXEC)
+    namespaces.overlay(image.path, target, [*layers, bottom])
 
 
 def mount_scratch(mounted: str) -> int:
