@@ -77,6 +77,7 @@ class Points:
     def __init__(self, directory: str, layers: "list[int]") -> None:
         self.directory = directory
         self.layers = layers
+        self._known: "dict[str, tuple[list, Iterator]]" = {}  # noqa: F821
 
     def place(self, mounts: "list[Mount]") -> "list[Mount]":
         """Make mount points for Mounts, in their order; returns those that have one.
@@ -162,6 +163,15 @@ class Points:
 
     def _entries(self, path):
         """The layers' entries of that path that overlayfs merges, the topmost first."""
+        if path not in self._known:
+            self._known[path] = [], self._search(path)
+        found, rest = self._known[path]
+        yield from found
+        for entry in rest:
+            found.append(entry)
+            yield entry
+
+    def _search(self, path):
         if not path:
             for layer in self.layers:
                 yield f"/proc/self/fd/{layer}"
@@ -218,15 +228,21 @@ class Points:
             fd = os.open(found, flags)
         except OSError:
             return None
-        with open(fd, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            return os.read(fd, status.st_size).decode(errors="surrogateescape")
+        finally:
+            os.close(fd)
 
     def write(self, path: str, text: str) -> None:
         """Put a file with that text on top of the image's, with its attributes. Raises OSError."""
         target = self.resolve(path)
         self.make(target, directory=False)
-        with open(self.directory + target, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        fd = os.open(self.directory + target, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        os.write(fd, text.encode(errors="surrogateescape"))
+        os.close(fd)
         found = self.find(target)
         if found and not os.path.islink(found):
             copy_attributes(found, self.directory + target)
@@ -263,7 +279,10 @@ def _xattr(path, name):
 
 def is_directory(path: str) -> bool:
     """Whether path is a directory, and no link to one."""
-    return os.path.isdir(path) and not os.path.islink(path)
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def copy_attributes(source: str, target: str) -> None:

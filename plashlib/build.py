@@ -97,6 +97,7 @@ class View(container.View):
             without.add("host")
         super().__init__(image, without=without, **options)
         self.environment.setdefault("HOME", "/root")
+        self.terminal = _foreground()
         if "host" in without:
             self.warnings.append(
                 "the host is not below /host, since Linux before 5.12 cannot make"
@@ -133,7 +134,6 @@ def run(
     if script:
         command = _shell(command[0])
     processes.adopt_orphans()
-    terminal = _foreground()
     try:
         # Below a /proc that is partly covered, as docker has it, no other can be mounted.
         for own in (True, False):
@@ -146,7 +146,7 @@ def run(
         raise Error("the build was killed")
     finally:
         processes.kill_children()
-        _take_terminal(terminal)
+        _take_terminal(view.terminal)
 
 
 def _shell(code):
@@ -235,6 +235,11 @@ def _init(command, view, own, user, reader, writer):
 def _command(command, view, own, user):
     if not own:
         namespaces.die_with_parent()
+    if not command and own and view.terminal is not None:
+        # A shell that controls jobs gives the terminal back, when it ends, to the process group that
+        # had it: that has to be one of its pid namespace.
+        os.setpgid(0, 0)
+        _take_terminal(view.terminal)
     os.dup2(2, 1)
     os.umask(0o022)
     if user:

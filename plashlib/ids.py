@@ -28,7 +28,7 @@ def become_root(keep_ids: "tuple[int, int] | None" = None) -> None:
     uid, gid = os.geteuid(), os.getegid()
     if os.environ.get("PLASH_NO_UNSHARE") == "1":
         return
-    if uid == 0 and namespaces.prctl(namespaces.PR_CAPBSET_READ, namespaces.CAP_SYS_ADMIN):
+    if may_mount():
         return
     reader, writer = os.pipe()
     inside = keep_ids or (0, 0)
@@ -47,6 +47,12 @@ def become_root(keep_ids: "tuple[int, int] | None" = None) -> None:
                 _write("/proc/self/" + file, f"{own} {outside} 1")
             except OSError as error:
                 raise Error(f"cannot write {file}: {namespaces.reason(error)}") from None
+
+
+def may_mount() -> bool:
+    """Whether this process is root, and has the capability to mount."""
+    read = namespaces.PR_CAPBSET_READ
+    return os.geteuid() == 0 and namespaces.prctl(read, namespaces.CAP_SYS_ADMIN) == 1
 
 
 def only_own() -> bool:

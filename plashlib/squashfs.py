@@ -47,7 +47,11 @@ def mount(file, directory):
     os.close(fuse)
     if status:
         namespaces.unmount(directory)
-        why = "squashfuse is not installed" if status == 127 else f"squashfuse ended with {status}"
+        why = (
+            "squashfuse is not installed"
+            if status == 127
+            else f"squashfuse ended with status {status}"
+        )
         raise Error(f"cannot mount {file}: {why}")
 
 

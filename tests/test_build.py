@@ -1,11 +1,13 @@
 """build: what a layer captures and what it does not."""
 
+import glob
 import os
 import signal
 import time
 
 import pytest
 from requirements import need, need_program, subordinate_ids
+from world import wait_for
 
 
 def test_shell_code_makes_a_new_image(plash, image, layers):
@@ -48,7 +50,7 @@ def test_nothing_of_the_host_is_captured(plash, image, layers, tmp_path):
     number = plash(
         "build",
         image,
-        "touch /tmp/x ~/.profile; pwd; ls -d /host /home; cat /etc/hosts /etc/resolv.conf",
+        "touch /tmp/x ~/.profile; pwd; ls -d /host; cat /etc/hosts /etc/resolv.conf",
         cwd=tmp_path,
     ).id
     assert layers(number) == ["root", "root/.profile"]
@@ -106,15 +108,29 @@ def test_an_interrupted_build_leaves_nothing(plash, image, number, status):
     assert plash.snapshot() == before
 
 
+SLEEPS = "sleep 100 & setsid sleep 100 & exec sleep 100"
+
+
+def holders(file):
+    """The processes that have a file open."""
+    found = []
+    for fd in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            if os.path.samefile(fd, file):
+                found.append(fd)
+        except OSError:
+            continue
+    return found
+
+
 def test_the_command_of_a_killed_build_is_killed(plash, image):
-    build = plash.start("build", image, "echo $$; exec sleep 100")
-    pid = int(build.stderr.readline())
+    build = plash.start(
+        "build", "-b", f"{plash.place}:/w", image, f"exec 8>/w/held; echo; {SLEEPS}"
+    )
+    build.stderr.readline()
     build.kill()
     build.wait()
-    end = time.monotonic() + 20
-    while os.path.exists(f"/proc/{pid}/root/bin") and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not os.path.exists(f"/proc/{pid}/root/bin")
+    wait_for(lambda: not holders(plash.place / "held"))
     plash.clean()
 
 

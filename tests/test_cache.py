@@ -13,9 +13,9 @@ from world import ROOT, wait_for
 
 SCRIPT = """#!/bin/sh -e
 plash do pull:tarfile host.tar
-plash do build 'echo one >> log; echo 1 > /one'
+plash do build -b . 'echo one >> log; echo 1 > /one'
 plash do check requirements.txt
-plash do build 'echo two >> log; cp requirements.txt /two'
+plash do build -b . 'echo two >> log; cp requirements.txt /two'
 plash do run cat /one /two
 """
 
@@ -215,8 +215,10 @@ def slow_build(plash, image):
     cached = plash.start(
         "cache",
         "build",
+        "-b",
+        f"{plash.place}:/w",
         image,
-        f"cd /host{plash.place}; {code.replace(str(plash.place) + '/', '')}",
+        f"cd /w; {code.replace(str(plash.place) + '/', '')}",
     )
     return cached
 
@@ -417,7 +419,7 @@ def test_clean_goes_by_the_process_not_by_its_number(plash, image):
 def test_purge_leaves_work_in_progress_alone(plash, image):
     pull = plash.start("pull:tarfile")
     wait_for(plash.leftovers)
-    assert "a running command works in" in plash("purge", "--yes").error
+    assert "a command works in" in plash("purge", "--yes").error
     assert plash("run", image, "true").status == 0
     pull.stdin.close()
     pull.wait(timeout=60)

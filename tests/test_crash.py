@@ -193,7 +193,7 @@ EXPECTED = (
     "is in use by process",
     "nothing was kept",
     "no image is named",
-    "a running command works in",
+    "a command works in",
     "begin with one such as",
     "was removed; begin again",
 )

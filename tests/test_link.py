@@ -80,14 +80,14 @@ def test_a_file_that_has_gone_or_is_another(plash, image):
     file.rename(plash.place / "away")
     assert (
         plash("run", child, "true").error
-        == f"plash run: image {number} is a link to {file}, which is not there"
+        == f"plash run: image {number} is a link to {file}, which is missing"
     )
     plash("clean").ok()
     plash("tree").ok()
     (plash.place / "away").rename(file)
     plash("run", child, "true").ok()
     os.utime(file, (1, 1))
-    assert "is not the file that it was" in plash("run", child, "true").error
+    assert "has changed since it was linked" in plash("run", child, "true").error
     file.unlink()
     plash("rm", number).ok()
 
@@ -209,7 +209,7 @@ def test_without_the_programs(plash, image):
             (bare / name).symlink_to(shutil.which(name))
     assert plash.run(
         [LIBEXEC / "plash-run", number, "true"], env={"PATH": str(bare)}
-    ).error.endswith("install squashfuse")
+    ).error.endswith("squashfuse is not installed")
     done = plash.run([LIBEXEC / "plash-push:squashfs", image, "out"], env={"PATH": str(bare)})
     assert (
         done.error == "plash push:squashfs: install mksquashfs (squashfs-tools)"

@@ -33,7 +33,7 @@ def test_rm_refuses_an_image_in_use(plash, image):
         run.stdout.readline()
         for number in image, child:
             assert plash("rm", number).error == (
-                f"plash rm: image {number} is in use by process {run.pid} (--force removes it all the same)"
+                f"plash rm: image {number} is in use by process {run.pid} (use --force to remove it anyway)"
             )
         assert "in use" in plash("purge", "--yes").error
         run.stdin.close()

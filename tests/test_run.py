@@ -128,7 +128,7 @@ def test_nothing_of_pythons_is_in_the_environment(plash, image):
         "env",
     ]
     names = {line.split("=")[0] for line in plash.run(words).ok().out.splitlines()}
-    assert names == {"PATH", "HOME", "PLASH_DATA"} | names & {"_", "PWD", "SHLVL"}
+    assert names == {"PATH", "HOME", "PLASH_DATA", "container"} | names & {"_", "PWD", "SHLVL"}
 
 
 @pytest.mark.parametrize(
