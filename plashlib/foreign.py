@@ -25,7 +25,8 @@ FIRST_USER_NAMESPACE = "user:[4026531837]"  # the kernel's PROC_USER_INIT_INO
 _32, _64 = 1, 2
 LITTLE, BIG = 1, 2
 
-# QEMU's names, which are mostly uname(2)'s: class, byte order, e_machine; Debian's name; OCI's, with its variant.
+# By QEMU's names, which are mostly uname(2)'s: class, byte order and e_machine; Debian's name;
+# OCI's, with the variant.
 ARCHITECTURES = {
     "aarch64": (_64, LITTLE, 183, "arm64", "arm64"),
     "arm": (_32, LITTLE, 40, "armhf", "arm v7"),
@@ -80,7 +81,7 @@ def magic_and_mask(architecture: str) -> "tuple[bytes, bytes]":
 
 
 def of_header(header: bytes) -> "str | None":
-    """The architecture of a program that begins with header, of 20 bytes or more; None if unknown."""
+    """The architecture of a program that begins with header (20 bytes); None if unknown."""
     for architecture in ARCHITECTURES:
         magic, mask = magic_and_mask(architecture)
         if len(header) >= len(magic) and all(
@@ -219,19 +220,21 @@ def is_host_root() -> bool:
 
 
 def mount_binfmt_misc() -> None:
-    """Mount the binfmt_misc of this process's user namespace in its /proc; raises Error.
+    """Mount the binfmt_misc of this process's user namespace in its /proc. Raises Error.
 
     The caller has a mount namespace of its own. What is registered holds while it is mounted.
     """
     try:
         namespaces.mount("binfmt_misc", BINFMT_MISC, "binfmt_misc")
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            return  # it is mounted there already
         if error.errno == errno.EPERM:
-            remedy = f"{os.uname().release} is too old: users need Linux 6.7; {AS_ROOT}"
+            remedy = f"users need Linux 6.7, and this is {os.uname().release}; {AS_ROOT}"
         elif error.errno == errno.ENODEV:
             remedy = "as root: modprobe binfmt_misc"
         elif error.errno == errno.ENOENT:
-            remedy = "the image or the kernel has no " + BINFMT_MISC
+            remedy = f"there is no {BINFMT_MISC}"
         else:
             remedy = AS_ROOT
         raise Error(f"cannot mount binfmt_misc: {error.strerror} ({remedy})") from None
@@ -244,27 +247,39 @@ def register(program: str, host: int) -> None:
 
     Raises Error.
     """
-    name = of_program(program)
-    if not name:
-        raise Error("its format is not one that plash knows")
-    what = f"it is for {name}"
+    architecture = of_program(program)
+    if not architecture:
+        raise Error("its format is unknown")
     try:
         if is_host_root():
-            raise Error(f"nothing is registered on this host for root ({AS_ROOT})")
+            raise Error(f"nothing is registered on this host for it ({AS_ROOT})")
         with HostRoot(host):
-            qemu = find_qemu(name)
+            qemu = find_qemu(architecture)
         mount_binfmt_misc()
-        escaped = ["".join(f"\\x{byte:02x}" for byte in each) for each in magic_and_mask(name)]
-        line = ":".join(["", f"qemu-{name}", "M", "", *escaped, qemu, FLAGS])
+        _register(architecture, qemu, host)
+    except Error as error:
+        raise Error(f"it is for {architecture}, and {error}") from None
+
+
+def _register(architecture, qemu, host):
+    magic, mask = (
+        "".join(f"\\x{byte:02x}" for byte in each) for each in magic_and_mask(architecture)
+    )
+    line = f":qemu-{architecture}:M::{magic}:{mask}:{qemu}:{FLAGS}"
+    try:
         opened = os.open(BINFMT_MISC + "/register", os.O_WRONLY | os.O_CLOEXEC)
         with HostRoot(host):
             os.write(opened, os.fsencode(line))
         os.close(opened)
-    except Error as error:
-        raise Error(f"{what}, and {error}") from None
     except OSError as error:
+        if error.errno == errno.EACCES:
+            # The files of binfmt_misc are the namespace's root's, who is nobody here.
+            raise Error(
+                "only root can register it: run it as root, or get subordinate ids"
+                + namespaces.SEE_DOCTOR
+            ) from None
         if error.errno != errno.EEXIST:
-            raise Error(f"{what}, which cannot be registered: {error.strerror}") from None
+            raise Error(f"{qemu} cannot be registered: {error.strerror}") from None
 
 
 class HostRoot:
