@@ -15,7 +15,7 @@ HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
 HOST = "/host"  # where the rest of the host is
 ABSENT = {"home", "tmp", "host"}  # what can be left out
 
-_host_root = None  # a descriptor of the host's root directory, once another one is entered
+_host_root: "str | int" = "/"  # the host's root directory: its path now, or a descriptor
 
 
 class View:
@@ -317,12 +317,13 @@ def enter(view: View, host: bool = True) -> None:
     Raises OSError, Error.
     """
     global _host_root
-    _host_root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     mounted = store.path() + "/mnt"
     os.chdir(mounted)
     for each in view.mounts:
         each.mount("." + each.target)
     old = HOST[1:] if binds.is_directory(HOST[1:]) else "."
+    kept = old != "." and host
+    _host_root = HOST if kept else os.open("/", os.O_PATH | os.O_CLOEXEC)
     if namespaces.pivot(old):
         # What is left of plash's own, or all of the old root filesystem.
         namespaces.unmount(HOST + mounted if old != "." else ".")
@@ -417,7 +418,7 @@ def _prepare_foreign():
 def _foreign():
     """The module, loaded when needed: plash's files are the host's, which is out of sight."""
     root, directory = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "."))
-    os.fchdir(_host_root)
+    os.chdir(_host_root)
     os.chroot(".")
     try:
         from plashlib import foreign

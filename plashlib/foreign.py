@@ -240,16 +240,16 @@ def mount_binfmt_misc() -> None:
         raise Error(f"cannot mount binfmt_misc: {error.strerror} ({remedy})") from None
 
 
-def register(program: str, host: int) -> None:
+def register(program: str, host: "str | int") -> None:
     """Let the kernel start program, which it has refused, and others of the same architecture.
 
-    host  a descriptor of the host's root directory, where QEMU is
+    host  the host's root directory, where QEMU is: its path, or a descriptor
 
     Raises Error.
     """
     architecture = of_program(program)
     if not architecture:
-        raise Error("its format is unknown")
+        raise Error("its format is unknown (a script needs a #! line)")
     try:
         if is_host_root():
             raise Error(f"nothing is registered on this host for it ({AS_ROOT})")
@@ -283,14 +283,14 @@ def _register(architecture, qemu, host):
 
 
 class HostRoot:
-    """While it is entered, this process sees the root filesystem that the descriptor fd is of."""
+    """While it is entered, directory is this process's root: its path, or a descriptor."""
 
-    def __init__(self, fd):
-        self._fd = fd
+    def __init__(self, directory: "str | int") -> None:
+        self._directory = directory
 
     def __enter__(self):
         self._back = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", ".")]
-        os.fchdir(self._fd)
+        os.chdir(self._directory)
         os.chroot(".")
 
     def __exit__(self, *_):
