@@ -195,7 +195,7 @@ def test_a_native_run_neither_loads_nor_looks(plash, image):
         ["strace", "-f", "-qq", "-o", "calls", ROOT / "libexec/plash-run", image, "true"]
     ).ok()
     calls = (plash.place / "calls").read_text()
-    assert "execve" in calls and "binfmt_misc" not in calls and "foreign" not in calls
+    assert "execve" in calls and "binfmt_misc" not in calls and "plashlib/foreign" not in calls
 
 
 def test_push_oci_says_what_architecture_an_image_has(
