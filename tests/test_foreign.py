@@ -213,6 +213,21 @@ def test_push_oci_says_what_architecture_an_image_has(
     )
 
 
+@as_user
+def test_doctor_lists_the_architectures_that_run(plash):
+    need_program("qemu-aarch64-static", "qemu-riscv64-static")
+    line = next(each for each in plash("doctor").out.splitlines() if "architectures" in each)
+    assert line.startswith("ok  architectures ") and "riscv64" in line and line.endswith("by QEMU")
+
+
+@as_user
+def test_a_user_namespace_inside_runs_it_too(plash, foreign_image):
+    """The kernel looks for the nearest binfmt_misc: that of the namespace that registered."""
+    own = [ROOT / "bin/plash", "run", foreign_image, "hello"]
+    result = plash("sudo", *own)
+    assert (result.out, result.err, result.status) == ("hello", "", 1)
+
+
 @pytest.fixture
 def arm64(plash):
     """The first stage of an arm64 Debian: PLASH_TEST_ARM64 names an archive of what debootstrap --foreign makes."""
@@ -231,7 +246,8 @@ def test_pipes_signals_and_nested_runs(plash, arm64):
     assert (result.out, result.status) == ("aarch64\nb c\n", -signal.SIGTERM)
     assert sh("exec bash -c 'echo $0' name").out == "name\n"
     assert "qemu-aarch64" in sh(f"ls {BINFMT_MISC}").out
-    assert sh(f"exec {ROOT}/bin/plash-missing").status == 127
+    assert sh("exec /bin/missing").status == 127
+    assert sh("unshare --user --map-root-user uname -m").out == "aarch64\n"
     assert sh("chroot / /usr/bin/uname -m").out == "aarch64\n"
 
 
