@@ -396,6 +396,8 @@ def _execute_foreign(path, argv, environment):
         os.execve(path, argv, environment)
     except (Error, OSError) as error:
         return error
+    except ImportError:  # plash's files were on a mount that is no longer there
+        return OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
 
 
 def _prepare_foreign():
@@ -411,7 +413,7 @@ def _prepare_foreign():
     if len({(header[4:6], header[18:]) for header in headers}) > 1:
         try:
             _foreign().register("/bin/sh", _host_root)
-        except Error:
+        except (Error, OSError, ImportError):
             pass  # it may run all the same; if not, execute() says why
 
 
