@@ -7,6 +7,7 @@ removal     rm, shrink, purge: images go in one rename
 build       what a command sees that builds an image, and how it ends
 container   what a process sees: an image as its root filesystem
 users       the users of an image, by its own passwd and group
+foreign     programs of other architectures, by QEMU's user emulation
 caller      what the caller brings: working directory, environment, home
 binds       host directories and files in a container, and where they are placed
 export      layers of an image, held open while they are written out

@@ -15,6 +15,8 @@ HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
 HOST = "/host"  # where the rest of the host is
 ABSENT = {"home", "tmp", "host"}  # what can be left out
 
+_host_root: "str | int" = "/"  # the host's root directory: its path now, or a descriptor
+
 
 class View:
     """What a process sees and has, besides the image: what its caller brings, and asks for.
@@ -314,16 +316,21 @@ def enter(view: View, host: bool = True) -> None:
     one that view asks for, or the caller's: under its own path, else below HOST, else "/".
     Raises OSError, Error.
     """
+    global _host_root
     mounted = store.path() + "/mnt"
     os.chdir(mounted)
     for each in view.mounts:
         each.mount("." + each.target)
     old = HOST[1:] if binds.is_directory(HOST[1:]) else "."
+    kept = old != "." and host
+    _host_root = HOST if kept else os.open("/", os.O_PATH | os.O_CLOEXEC)
     if namespaces.pivot(old):
         # What is left of plash's own, or all of the old root filesystem.
         namespaces.unmount(HOST + mounted if old != "." else ".")
     if old != "." and not host:
         namespaces.unmount(HOST)
+    if view.user:
+        _prepare_foreign()  # the user itself won't have the capabilities for that
     change_directory(view)
 
 
@@ -374,7 +381,51 @@ def execute(argv: "list[str]", environment: "dict[str, str]") -> None:
             if os.path.isfile(path):
                 failure = "its interpreter or loader is missing"
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENOEXEC:
+                error = _execute_foreign(path, argv, environment)
             failure = failure or getattr(error, "strerror", None) or str(error)
     if failure:
         raise CannotExecute(f"cannot execute {program}: {failure}")
     raise CommandNotFound(f"command not found: {program}")
+
+
+def _execute_foreign(path, argv, environment):
+    """Become the program at path, whose format the kernel refused; returns what prevents it."""
+    try:
+        _foreign().register(path, _host_root)
+        os.execve(path, argv, environment)
+    except (Error, OSError) as error:
+        return error
+    except ImportError:  # plash's files were on a mount that is no longer there
+        return OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
+
+
+def _prepare_foreign():
+    """Let programs of the architecture of /bin/sh start, if it is not this machine's own."""
+    headers = []
+    for path in "/proc/self/exe", "/bin/sh":
+        try:
+            with open(path, "rb", buffering=0) as file:
+                headers.append(file.read(20))
+        except OSError:
+            return
+    # Class, byte order and e_machine of elf(5).
+    if len({(header[4:6], header[18:]) for header in headers}) > 1:
+        try:
+            _foreign().register("/bin/sh", _host_root)
+        except (Error, OSError, ImportError):
+            pass  # it may run all the same; if not, execute() says why
+
+
+def _foreign():
+    """The module, loaded when needed: plash's files are the host's, which is out of sight."""
+    root, directory = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "."))
+    os.chdir(_host_root)
+    os.chroot(".")
+    try:
+        from plashlib import foreign
+    finally:
+        os.fchdir(root)
+        os.chroot(".")
+        os.fchdir(directory)
+    return foreign

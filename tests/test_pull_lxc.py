@@ -25,7 +25,7 @@ def server():
         ("alpine", "3.20", "default", "20260101_13:00"),
         ("debian", "bookworm", "default", "20260101_05:24"),
     ):
-        for architecture in ARCHITECTURE, "vax":
+        for architecture in ARCHITECTURE, "armhf", "ppc64el", "vax":
             path = f"/images/{distro}/{release}/{architecture}/{variant}/{build}/"
             index += f"{distro};{release};{architecture};{variant};{build};{path}\n"
             data = compressed("xz", archive((info("etc-release"), f"{path}\n".encode())))
@@ -125,3 +125,18 @@ def test_a_server_of_something_else(plash, server):
     server.files["/meta/1.0/index-user"] = b"<html>welcome</html>"
     done = plash("pull:lxc", "alpine:edge", env={"PLASH_LXC_SERVER": server.url + "/"})
     assert done.error == f"plash pull:lxc: {server.url} has no images for {os.uname().machine}"
+
+
+@pytest.mark.parametrize(
+    "given, name",
+    [("armv7l", "armhf"), ("armhf", "armhf"), ("ppc64le", "ppc64el"), ("vax", "vax")],
+)
+def test_another_architecture_has_unames_name_or_debians(lxc, server, given, name):
+    directory = DIRECTORY.format(name, "20260103_13:00")
+    url = f"{server.url}{directory}rootfs.tar.xz\n"
+    assert lxc("--arch", given, "--dry-run", "alpine:edge").ok().out == url
+    assert "alpine:edge" in lxc("--arch=" + given, "--list", "alpine").ok().out
+
+
+def test_an_architecture_that_the_server_lacks_is_named(lxc):
+    assert lxc("--arch=s390x", "alpine:edge").error.endswith("has no images for s390x")
