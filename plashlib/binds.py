@@ -19,7 +19,11 @@ class Mount:
 
     directory says whether the mount point is a directory or a file. user is whether the user
     asked for it: then links on the way to target are followed, and no mount point is an error.
+    What is private has nothing of the host's: mount points can be made in it.
     """
+
+    private = False
+    make_point = False  # whether mount() makes the mount point, in something private
 
     def __init__(self, target: str, directory: bool = True, user: bool = False) -> None:
         self.target, self.directory, self.user = target, directory, user
@@ -40,6 +44,8 @@ class Bind(Mount):
 
     def mount(self, path: str) -> None:
         try:
+            if self.make_point:
+                _make_point(path, self.directory)
             namespaces.mount(self.source, path, flags=namespaces.MS_BIND | namespaces.MS_REC)
             if self.read_only:
                 namespaces.restrict_mount(path, namespaces.MOUNT_ATTR_RDONLY)
@@ -111,12 +117,15 @@ class Points:
         if not covering:
             self.make(mount.target, mount.directory)
             return
+        mount.make_point = covering.private
         there = _host_path(mount.target, covering)
-        if there and os.path.isdir(there) != mount.directory:
+        if covering.private or not there:
+            return
+        if not os.path.exists(there):
+            raise OSError(errno.ENOENT, f"{covering.target} is the host's, and lacks it")
+        if os.path.isdir(there) != mount.directory:
             code = errno.ENOTDIR if mount.directory else errno.EISDIR
             raise OSError(code, os.strerror(code))
-        if there and not os.path.exists(there):
-            raise OSError(errno.ENOENT, f"{covering.target} is the host's, and lacks it")
 
     def resolve(self, path: str, placed: "list[Mount] | None" = None) -> str:
         """The path in the container without links, ".." and ".": links lead inside it.
@@ -246,6 +255,15 @@ class Points:
         found = self.find(target)
         if found and not os.path.islink(found):
             copy_attributes(found, self.directory + target)
+
+
+def _make_point(path, directory):
+    """Make a mount point that may be there."""
+    if directory:
+        os.makedirs(path, exist_ok=True)
+    elif not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
 
 def _covering(path, mounts):

@@ -28,6 +28,8 @@ LONGEST_ARGUMENT = 1 << 17  # the kernel's MAX_ARG_STRLEN, in bytes
 class Devices(binds.Mount):
     """A small /dev, with a devpts of its own and the caller's terminal as /dev/console."""
 
+    private = True
+
     def __init__(self) -> None:
         super().__init__("/dev")
         terminals = [os.ttyname(fd) for fd in range(3) if os.isatty(fd)]
@@ -106,11 +108,13 @@ class View(container.View):
 
     def _default_mounts(self):
         files = [path for path in container.HOST_FILES if os.path.isfile(path)]
+        tmp = binds.Bind(self.tmp, "/tmp")
+        tmp.private = True
         return [
             Devices(),
             Processes(own=True),
             *([] if "host" in self.without else [binds.Bind("/sys", read_only=True)]),
-            binds.Bind(self.tmp, "/tmp"),
+            tmp,
             *(binds.Bind(path, read_only=True) for path in files),
         ]
 
@@ -189,6 +193,8 @@ def _manage(image, layer, command, view, own):
     if status == 0 and root.upper != layer.root:
         from plashlib import layers
 
+        # The upper directory is in the tmpfs that the overlay covers.
+        namespaces.unmount(store.path() + "/mnt")
         layers.copy_layer(root.upper, layer.root)
     return status
 

@@ -428,7 +428,7 @@ def test_purge_leaves_work_in_progress_alone(plash, image):
 def test_work_of_one_name_is_waited_for(plash):
     """By any number of processes at once, of which each finds the directory made or removed by others at any moment."""
     plash("init").ok()
-    code = "from plashlib import store\nfor turn in range(400):\n    with store.Work('same'): pass"
+    code = "from plashlib import work\nfor turn in range(400):\n    with work.Work('same'): pass"
     env = {**plash.env, "PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)

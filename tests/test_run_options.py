@@ -99,8 +99,8 @@ def test_binds_nest(plash, image):
             "cannot bind /etc on '/host/x': not an absolute path, or / or /host",
         ),
         (
-            "/etc:/bin/sh/x",
-            "cannot bind /etc on /usr/bin/sh/x: /usr/bin/sh is not a directory in the image",
+            "/etc:/bin/cat/x",
+            "cannot bind /etc on /usr/bin/cat/x: /usr/bin/cat is not a directory in the image",
         ),
         (
             "/etc:/tmp/plash-nonexistent",
