@@ -6,9 +6,10 @@ import signal
 import subprocess
 
 import pytest
-from conftest import LIBEXEC, need_program, wait_for
+from archives import archive, info
+from requirements import need_program
 from servers import Files
-from test_tarfile import archive, info
+from world import LIBEXEC, wait_for
 
 # Variables that tar, the compressors, mksquashfs and curl read, each as it would do harm.
 HOSTILE = {
