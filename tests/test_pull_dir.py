@@ -18,6 +18,7 @@ def same(plash, first, second):
     return one == other
 
 
+@pytest.mark.slow
 def test_what_push_dir_wrote_becomes_the_same_image(plash, debian_tar):
     number = plash("pull:tarfile", debian_tar).id
     plash("push:dir", number, "out").ok()
