@@ -4,6 +4,9 @@ import os
 
 from plashlib import container, ids, namespaces, store
 
+# Where libc finds names; an empty nsswitch.conf(5) stands for these files alone.
+NAMES = "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"
+
 
 def open_layers(image: store.Image) -> "list[int]":
     """Open an image's layers, the topmost first, as root of a user namespace; returns descriptors.
@@ -17,4 +20,17 @@ def open_layers(image: store.Image) -> "list[int]":
     # Its overlay shows other processes that the image is in use.
     os.mkdir(mounted + "/image")
     container.mount(image, mounted + "/image")
-    return container.open_layers(image, mounted)
+    layers = container.open_layers(image, mounted)
+    hide_names()
+    return layers
+
+
+def hide_names() -> None:
+    """Hide this host's names of users and groups from programs in this private mount namespace.
+
+    tar writes ACLs with the names that it finds, whatever --numeric-owner says; another host
+    gives these names to other ids. Raises OSError.
+    """
+    for file in NAMES:
+        if os.path.exists(file):
+            namespaces.mount(os.devnull, file, flags=namespaces.MS_BIND)

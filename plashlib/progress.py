@@ -1,4 +1,4 @@
-"""A line on the terminal that tells how far a long step is; nothing where stderr is no terminal."""
+"""A line on the terminal that shows how far a long step is; nothing if stderr is no terminal."""
 
 import os
 import sys
@@ -29,14 +29,17 @@ class Progress:
             sys.stderr.flush()
 
     def watch(self, process, position):
-        """Wait for a subprocess.Popen to end; position() returns meanwhile what is done, and the total."""
+        """Wait for a subprocess.Popen to end, and show its progress.
+
+        position  a function that returns the bytes that are done, and the total
+        """
         while self.shown and process.poll() is None:
             done, self.total = position()
             self.show(done)
             time.sleep(PAUSE / 4)
         process.wait()
 
-    def show(self, done):
+    def show(self, done: int) -> None:
         """Show that so many bytes are done, unless that was shown just now."""
         now = time.monotonic()
         if not self.shown or now < self._next:
@@ -48,8 +51,8 @@ class Progress:
             filled = BAR * done // self.total
             left = int((self.total - done) / rate) if rate else 0
             line = (
-                f"{self.what}: [{'#' * filled}{'.' * (BAR - filled)}] {bytes_text(done)} of {bytes_text(self.total)},"
-                f" {left // 60}:{left % 60:02} left"
+                f"{self.what}: [{'#' * filled}{'.' * (BAR - filled)}] {bytes_text(done)}"
+                f" of {bytes_text(self.total)}, {left // 60}:{left % 60:02} left"
             )
         line += f", {bytes_text(rate)}/s"
         sys.stderr.write(
@@ -58,8 +61,8 @@ class Progress:
         sys.stderr.flush()
 
 
-def bytes_text(number):
-    """A number of bytes as a person reads it."""
+def bytes_text(number: int) -> str:
+    """Return a number of bytes as a person reads it."""
     for unit in "B", "kB", "MB":
         if number < 1000:
             break

@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from conftest import tree
+from world import tree
 
 SEEDS = int(os.environ.get("PLASH_TEST_SEEDS", "3"))
 NAMES = ["a", "b", "c d", "é", "-x", "back\\slash", "new\nline", "#h"]

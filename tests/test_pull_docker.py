@@ -1,5 +1,6 @@
 """pull:docker, with a real dockerd, a real registry and podman."""
 
+import json
 import os
 import shutil
 import signal
@@ -200,3 +201,100 @@ def test_podman_alone(plash, host_tar, tmp_path):
         assert plash("run", done.id, "cat", "/etc/passwd").out.startswith("root:")
         assert podman.containers() == ""
         assert "podman pull: " in plash("pull:docker", "127.0.0.1:1/none", env=env).error
+
+
+def fake_docker(plash, docker, code):
+    """A docker whose `export` is shell code; returns the environment in which it is found first."""
+    fake = plash.place / "fake"
+    fake.mkdir()
+    (fake / "docker").write_text(
+        f'#!/bin/sh\nreal={shutil.which("docker")}\n[ "$1" = export ] || exec $real "$@"\n{code}\n'
+    )
+    (fake / "docker").chmod(0o755)
+    return {
+        "DOCKER_HOST": docker.env["DOCKER_HOST"],
+        "PATH": f"{fake}:{os.environ['PATH']}",
+    }
+
+
+def test_an_export_that_fails_at_its_end(plash, docker):
+    env = fake_docker(plash, docker, '$real "$@"; echo "lost the daemon" >&2; exit 1')
+    done = plash("pull:docker", IMAGE, env=env)
+    assert done.error == "plash pull:docker: docker export: lost the daemon"
+    assert os.listdir(plash.data / "index") == ["0"] and docker.containers() == ""
+
+
+def test_an_export_that_fails_in_the_middle(plash, docker):
+    env = fake_docker(plash, docker, '$real "$@" | head -c 100000; echo "gone" >&2; exit 1')
+    done = plash("pull:docker", IMAGE, env=env)
+    assert done.error == "plash pull:docker: docker export: gone"
+
+
+def test_an_export_that_is_no_archive(plash, docker):
+    env = fake_docker(plash, docker, "echo '<html>'")
+    done = plash("pull:docker", IMAGE, env=env)
+    assert done.error == "plash pull:docker: not a tar archive, but a web page or XML"
+    assert docker.containers() == ""
+
+
+def test_an_export_that_says_much(plash, docker):
+    """More than a pipe holds, on stderr."""
+    env = fake_docker(plash, docker, 'head -c 300000 /dev/zero >&2; exec $real "$@"')
+    check(plash, plash("pull:docker", IMAGE, env=env).id)
+
+
+def test_the_configuration_is_kept(plash, docker, pull):
+    dockerfile = (
+        f"FROM {IMAGE}\nENV A=b C='d e'\nWORKDIR /srv\nUSER 7:9\nLABEL x=y\nEXPOSE 80\n"
+        'ENTRYPOINT ["echo"]\nCMD ["hi"]\n'
+    )
+    docker("build", "--network=none", "--tag", "configured", "-", input=dockerfile.encode())
+    number = pull("configured").id
+    data = plash.data / f"layer/0/{number}/_data"
+    config = json.loads((data / "config.json").read_text())
+    expected = json.loads(docker("image", "inspect", "configured"))[0]
+    assert config["architecture"] == expected["Architecture"] and config["os"] == "linux"
+    for name, value in config["config"].items():
+        assert value == expected["Config"][name]
+    assert {"Env", "WorkingDir", "User", "Labels", "ExposedPorts", "Entrypoint", "Cmd"} <= set(
+        config["config"]
+    )
+    assert plash("run", number, "sh", "-c", "echo $A $C").ok().out == "b d e\n"
+    # What is pushed is an image that docker's own tools read.
+    plash("push:oci", number, "oci:layout:x").ok()
+    shown = plash.run(["skopeo", "inspect", "--config", "oci:layout:x"]).ok().out
+    assert json.loads(shown)["config"] == config["config"]
+
+
+def test_podman_where_docker_has_no_daemon(plash, host_tar, tmp_path):
+    need_program("podman", "docker")
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    with engines.podman(tmp_path / "podman") as podman:
+        (fake / "podman").write_text(
+            "#!/bin/sh\nexec " + " ".join(map(str, podman.words)) + ' "$@"\n'
+        )
+        (fake / "docker").write_text(
+            f'#!/bin/sh\nDOCKER_HOST=unix:///nonexistent exec {shutil.which("docker")} "$@"\n'
+        )
+        for each in fake.iterdir():
+            each.chmod(0o755)
+        podman("import", "--change", "ENV=A=b", str(host_tar), IMAGE)
+        env = {"PATH": f"{fake}:{os.environ['PATH']}"}
+        number = plash("pull:docker", IMAGE, env=env).id
+        assert plash("run", number, "sh", "-c", "echo $A").ok().out == "b\n"
+        # A daemon that the user named is not passed over.
+        done = plash("pull:docker", IMAGE, env={**env, "DOCKER_HOST": "unix:///nonexistent"})
+        assert "Cannot connect to the Docker daemon" in done.error
+
+
+def test_clean_removes_no_container_that_plash_did_not_make(plash, docker):
+    """A file of that name is the user's own, in a directory that they asked for."""
+    docker("create", "--name", "mine", IMAGE, "sh")
+    code = f"d=$({LIBEXEC}/plash-mkdtemp) && echo $d && printf mine >$d/container"
+    plash.run(["sh", "-c", code]).ok()
+    plash("clean", env={"DOCKER_HOST": docker.env["DOCKER_HOST"]}).ok()
+    try:
+        assert docker("ps", "--all", "--format", "{{.Names}}") == "mine"
+    finally:
+        docker("rm", "mine")

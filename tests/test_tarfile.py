@@ -9,7 +9,7 @@ import tarfile
 import pytest
 from archives import archive, compressed, info
 from requirements import as_user, need_program, needs_subordinate_ids, subordinate_ids
-from world import wait_for
+from world import LIBEXEC, tree, wait_for
 
 PROGRAMS = {"gz": "gzip", "xz": "xz", "zst": "zstd", "bz2": "bzip2", "lz4": "lz4"}
 
@@ -395,3 +395,119 @@ def test_acls_are_kept(plash, tmp_path):
     plash("push:tarfile", number, "b.tar").ok()
     for image in number, plash("pull:tarfile", "b.tar").id:
         assert "user:5:r--" in plash("mounted", image, "getfacl", "-nc", "file").ok().out
+    # In numbers, for names mean other users elsewhere: 5 is games on Debian.
+    assert b"user:5:r--" in (tmp_path / "b.tar").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["Z", "zip", "7z", "lzma", "tar.br", "squashfs"])
+def test_a_format_that_is_not_written_is_refused(plash, image, tmp_path, suffix):
+    done = plash("push:tarfile", image, f"a.{suffix}")
+    assert done.error.startswith(f"plash push:tarfile: cannot write a.{suffix}: no such format")
+    assert not (tmp_path / f"a.{suffix}").exists()
+
+
+def test_archives_of_pzstd_begin_with_a_skippable_frame(plash):
+    need_program("zstd")
+    data = compressed("zstd", archive((info("file"), b"x")))
+    frame = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + len(data).to_bytes(4, "little")
+    number = plash("pull:tarfile", input=frame + data).id
+    assert plash("mounted", number, "cat", "file").out == "x"
+
+
+@pytest.mark.parametrize("program", ["gzip", "xz", "zstd"])
+@pytest.mark.parametrize("way", ["file", "pipe"])
+def test_a_compressed_archive_cut_between_two_members(plash, tmp_path, program, way):
+    """The compressed file is whole: only the tar in it is not."""
+    cut = archive((info("one"), bytes(512)), (info("two"), bytes(range(256)) * 2))[:2048]
+    (tmp_path / "a").write_bytes(compressed(program, cut))
+    if way == "file":
+        done = plash("pull:tarfile", "a")
+    else:
+        done = plash("pull:tarfile", input=(tmp_path / "a").read_bytes())
+    assert done.error == "plash pull:tarfile: the archive has no end: it was cut off"
+    assert os.listdir(plash.data / "index") == ["0"]
+
+
+def test_whiteouts_in_an_archive_hide_nothing(plash, tmp_path):
+    tar = archive(
+        info("d", tarfile.DIRTYPE),
+        info("d/gone", tarfile.CHRTYPE),
+        info("gone", tarfile.CHRTYPE),
+        info("d/file"),
+    )
+    done = plash("pull:tarfile", input=tar).ok()
+    assert "2 whiteouts of overlayfs left out, which hide nothing (the first: ./d/gone)" in done.err
+    assert plash("mounted", done.id, "ls", "-A", ".", "d").ok().out == ".:\nd\n\nd:\nfile\n"
+    assert plash("mounted", done.id, "stat", "-c", "%Y", "d").out == "1000000000\n"
+    plash("push:tarfile", done.id, "a.tar").ok()
+    plash("push:dir", done.id, "out").ok()
+    assert sorted(os.listdir(tmp_path / "out")) == ["d"]
+
+
+def test_an_archive_of_whiteouts_that_are_there_already(plash, tmp_path):
+    """Exports work on layers that an earlier version imported, and on what `stack` takes."""
+    plash("sudo", "sh", "-c", "mkdir -p l/d; mknod l/gone c 0 0; mknod l/d/gone c 0 0; :>l/f").ok()
+    number = plash("stack", "0", "l").id
+    plash("push:tarfile", number, "a.tar").ok()
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert tar.getnames() == [".", "./d", "./f"]
+    plash("push:dir", number, "out").ok()
+    assert sorted(os.listdir(tmp_path / "out")) == ["d", "f"]
+
+
+def test_a_store_without_xattrs_and_acls(plash, tmp_path):
+    """A ramfs has neither; what can't be kept is counted, and the rest is there."""
+    acl = info("acl")
+    acl.pax_headers = {"SCHILY.acl.access": "user::rw-,user:0:r--,group::r--,mask::r--,other::---"}
+    xattr = info("xattr")
+    xattr.pax_headers = {"SCHILY.xattr.user.a": "b"}
+    (tmp_path / "a.tar").write_bytes(archive(acl, xattr, (info("file"), b"kept")))
+    code = (
+        "mkdir r; mount -t ramfs none r; export PLASH_DATA=$PWD/r/d PLASH_NO_UNSHARE=1;"
+        f" PATH={LIBEXEC}:$PATH; i=$(plash-pull:tarfile a.tar) && plash-mounted $i cat file"
+    )
+    done = plash("sudo", "unshare", "-m", "sh", "-c", code).ok()
+    assert done.out == "kept"
+    lines = done.err.splitlines()
+    assert any("1 extended attributes left out, which can't be set here" in each for each in lines)
+    assert any("ACLs left out, which can't be set here" in each for each in lines)
+    assert len(lines) == 2 and all(each.startswith("plash pull:tarfile: ") for each in lines)
+
+
+def test_overlay_xattrs_do_not_leave_the_store(plash, image, tmp_path):
+    base = plash("build", image, "mkdir /d; :>/d/old").id
+    number = plash("build", base, "rm -r /d; mkdir /d; :>/d/f; chmod 700 /usr").id
+    plash("push:tarfile", number, "a.tar").ok()
+    headers = [str(entry["xattrs"]) for entry in tree(tmp_path / "a.tar").values()]
+    assert not any("overlay" in each for each in headers)
+    plash("push:dir", number, "out").ok()
+    names = plash("sudo", "getfattr", "-Rhm", "-", "out").ok().out
+    assert "overlay" not in names
+
+
+def test_sparse_files_give_the_same_bytes_each_time(plash, tmp_path):
+    (tmp_path / "l").mkdir()
+    with open(tmp_path / "l/sparse", "wb") as file:
+        file.truncate(3 << 30)
+        file.seek(1 << 30)
+        file.write(b"data")
+    number = plash("stack", "0", "l").id
+    plash("push:tarfile", number, "1.tar").ok()
+    plash("push:tarfile", number, "2.tar").ok()
+    assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
+    assert (tmp_path / "1.tar").stat().st_size < 100_000
+    again = plash("pull:tarfile", "1.tar").id
+    seen = plash("mounted", again, "stat", "-c", "%s %b", "sparse").out.split()
+    assert seen[0] == str(3 << 30) and int(seen[1]) < 100
+    with tarfile.open(tmp_path / "1.tar") as tar:
+        assert tar.getmember("./sparse").size == 3 << 30
+
+
+@as_user
+def test_what_can_not_be_read_is_not_left_out(plash, tmp_path):
+    """A link to a directory with files of another user."""
+    number = plash("link", "/etc").id  # /etc/shadow
+    for command, file in ("push:tarfile", "a.tar"), ("push:squashfs", "a.sqfs"), ("push:dir", "d"):
+        done = plash(command, number, file)
+        assert done.status == 1 and "Permission denied" in done.error or "open" in done.error
+        assert not (tmp_path / file).exists()
