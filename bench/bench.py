@@ -674,10 +674,10 @@ class Bench:
 # Makes so many images, each on image 1, in one process.
 MANY = """
 import os, sys
-from plashlib import namespaces, store
-namespaces.become_root()
+from plashlib import ids, store, work
+ids.become_root()
 for _ in range(int(sys.argv[1])):
-    with store.NewLayer() as layer:
+    with work.NewLayer() as layer:
         os.mkdir(layer.root)
         layer.stack_on(store.image("1"))
 """

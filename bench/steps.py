@@ -14,23 +14,19 @@ def step(name):
 
 
 import plashlib.cli  # noqa: F401 (all commands import it)
-from plashlib import container, namespaces, store
+from plashlib import container, ids, namespaces, store
 
 step("imports")
 image = store.image("1")
-place, binds, passed = (
-    container.working_directory(),
-    container.host_binds(),
-    container.environment(),
-)
+view = container.View(image)
 step("the image, the environment")
-namespaces._call("getppid")
+namespaces.call("getppid")
 step("libc (_ctypes)")
-namespaces.become_root()
+ids.become_root()
 step("user namespace, ids mapped")
-container.mount_root(image, None, binds)
+container.mount_root(image, view)
 step("mounts: tmpfs, mount points, overlay")
-container.enter(binds, place)
+container.enter(view)
 step("mounts: the host's, pivot_root")
 for name, at in steps:
     print(f"{(at - begun) / 1e6:.3f} {name}")

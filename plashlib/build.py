@@ -142,11 +142,11 @@ def run(
         # Below a /proc that is partly covered, as docker has it, no other can be mounted.
         for own in (True, False):
             child = processes.Child(_manage, image, layer, command, view, own)
-            status = child.result()
+            status, warnings = child.result() or (None, [])
             child.wait()
             processes.kill_children()
             if status is not None:
-                return status, view.warnings
+                return status, view.warnings + warnings
         raise Error("the build was killed")
     finally:
         processes.kill_children()
@@ -167,7 +167,8 @@ def _shell(code):
 def _manage(image, layer, command, view, own):
     """Mount the Image and run command in it, in a pid namespace of its own if own.
 
-    Returns its exit status; None if there can be no such namespace with a /proc of its own.
+    Returns its exit status, which is None if there can be no such namespace with a /proc of its
+    own, and warnings.
     """
     parent = os.getppid()
     namespaces.die_with_parent()
@@ -180,6 +181,11 @@ def _manage(image, layer, command, view, own):
     # volatile: what the command syncs need not reach the disk before all of the layer does.
     root = container.mount_root(image, view, changes, "xino=on,volatile")
     user = view.find_user(root.points)
+    copying, lost = None, []
+    if root.upper != layer.root:
+        # Started now, because this process can start none when the pid namespace has ended.
+        done, finish = os.pipe()
+        copying = processes.Child(_copy_when_done, done, finish, root.upper, layer.root)
     if own:
         namespaces.unshare(namespaces.CLONE_NEWPID)
     else:
@@ -190,13 +196,24 @@ def _manage(image, layer, command, view, own):
     init = processes.Child(_init, command, view, own, user, reader, writer)
     status = init.result()
     init.wait()
-    if status == 0 and root.upper != layer.root:
-        from plashlib import layers
+    if copying:
+        if status == 0:
+            os.write(finish, b"\n")
+        os.close(finish)
+        lost = copying.result() or []
+        copying.wait()
+    return status, lost
 
+
+def _copy_when_done(done, finish, upper, target):
+    """Copy what the build wrote to memory, once a line comes out of the descriptor done."""
+    from plashlib import layers
+
+    os.close(finish)
+    if os.read(done, 1):
         # The upper directory is in the tmpfs that the overlay covers.
         namespaces.unmount(store.path() + "/mnt")
-        layers.copy_layer(root.upper, layer.root)
-    return status
+        return layers.copy_layer(upper, target)
 
 
 def _init(command, view, own, user, reader, writer):

@@ -12,7 +12,7 @@
 
 An image appears in one rename(2) and goes in one: readers see all of it or nothing.
 Files in layers belong to subordinate ids, so what creates or removes layers calls
-namespaces.become_root() first.
+ids.become_root() first.
 """
 
 import errno

@@ -328,8 +328,7 @@ def test_commands_without_tar_or_ldd(plash, image, tmp_path):
         == "plash pull:tarfile: cannot unpack: install tar"
     )
     assert (
-        plash("push:dir", image, "out", env=env).error
-        == "plash push:dir: cannot copy: install tar"
+        plash("push:dir", image, "out", env=env).error == "plash push:dir: cannot copy: install tar"
     )
     assert not (plash.place / "out").exists()
     assert plash("pull:host", env=env).error == (
