@@ -11,6 +11,10 @@ import stat
 
 from plashlib import Error, namespaces
 
+TYPE_CHECKING = False  # for a type checker, which takes it for true
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MAX_LINKS = 40  # followed on the way to a target, as the kernel does
 
 
@@ -83,7 +87,7 @@ class Points:
     def __init__(self, directory: str, layers: "list[int]") -> None:
         self.directory = directory
         self.layers = layers
-        self._known: "dict[str, tuple[list, Iterator]]" = {}  # noqa: F821
+        self._known: dict[str, tuple[list, Iterator]] = {}
 
     def place(self, mounts: "list[Mount]") -> "list[Mount]":
         """Make mount points for Mounts, in their order; returns those that have one.
@@ -91,7 +95,7 @@ class Points:
         The target of each is then a path without links. Raises Error if there can be none for
         one that the user asked for.
         """
-        placed: "list[Mount]" = []
+        placed: list[Mount] = []
         for mount in mounts:
             try:
                 if mount.user:

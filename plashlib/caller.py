@@ -38,7 +38,7 @@ class WorkingDirectory:
     """
 
     def __init__(self) -> None:
-        self.paths: "list[str]" = []
+        self.paths: list[str] = []
         self.status = None
         self.warning = None
         try:
@@ -82,7 +82,7 @@ def variables() -> "dict[str, str]":
 
 
 def environment(
-    own: bytes = b"", more: "tuple[str, ...]" = (), shared: bool = True
+    own: bytes = b"", more: "list[str] | tuple[()]" = (), shared: bool = True
 ) -> "dict[str, str]":
     """The variables of a container: the image's own, PATH, those of the caller that pass, and more.
 

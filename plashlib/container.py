@@ -51,7 +51,7 @@ class View:
         self.entries = caller.entries() if as_me else {}
         self.as_me, self.without = as_me, without
         self.keep_ids = (os.geteuid(), os.getegid()) if as_me else None
-        self.root_home: "str | None" = None
+        self.root_home: str | None = None
         self.mounts = [*self._default_mounts(), *map(binds.parse, mounts)]
         unkept = self.working_directory.warning
         self.warnings = [unkept] if unkept and not directory else []

@@ -61,7 +61,7 @@ def summary(doc):
 
 def usage(doc):
     """The lines of a command's usage, without the word `Usage:`."""
-    found: "list[str]" = []
+    found: list[str] = []
     for line in doc.partition("Usage:")[2].partition("\n\n")[0].splitlines():
         line = line.strip()
         if line.startswith("plash"):

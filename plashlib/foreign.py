@@ -11,6 +11,12 @@ import os
 
 from plashlib import Error, namespaces
 
+TYPE_CHECKING = False  # for a type checker, which takes it for true
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Byteorder = Literal["little", "big"]
+
 BINFMT_MISC = "/proc/sys/fs/binfmt_misc"
 
 # F opens QEMU at once, so that the image needs none; P keeps argv[0]; O gives QEMU programs that
@@ -72,7 +78,7 @@ def _qemu_name(machine):
 def magic_and_mask(architecture: str) -> "tuple[bytes, bytes]":
     """The first bytes of an architecture's ELF programs, and which of their bits matter."""
     elf_class, order, machine = ARCHITECTURES[architecture][:3]
-    byteorder = "little" if order == LITTLE else "big"
+    byteorder: Byteorder = "little" if order == LITTLE else "big"
     magic = b"\x7fELF" + bytes([elf_class, order, 1]) + bytes(9)
     magic += (2).to_bytes(2, byteorder) + machine.to_bytes(2, byteorder)
     # Neither the ABI and its version matter, nor whether e_type is ET_EXEC (2) or ET_DYN (3).

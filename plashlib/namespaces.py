@@ -107,11 +107,8 @@ def mount(
     """mount(2); options is ASCII. Raises OSError."""
     call(
         "mount",
-        source and os.fsencode(source),
-        os.fsencode(target),
-        kind and kind.encode(),
-        flags,
-        options and options.encode(),
+        *(os.fsencode(source) if source else None, os.fsencode(target)),
+        *(kind.encode() if kind else None, flags, options.encode() if options else None),
         path=target,
     )
 

@@ -91,7 +91,7 @@ def run_pipeline(
     create_from: "str | None" = None,
     extract_to: "str | None" = None,
     shown: "progress.Progress | None" = None,
-    pass_fds: "list[int]" = (),
+    pass_fds: "tuple[int, ...] | list[int]" = (),
 ) -> "list[str]":
     """Run commands as a pipeline, from a Source to the descriptor target.
 

@@ -7,6 +7,10 @@ import os
 
 from plashlib import Error, namespaces
 
+TYPE_CHECKING = False  # for a type checker, which takes it for true
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
 
 
@@ -75,7 +79,7 @@ def users() -> "dict[str, set[int]]":
 
     A process uses an image if it has an overlay mounted whose source is the image's directory.
     """
-    using: "dict[str, set[int]]" = {}
+    using: dict[str, set[int]] = {}
     for pid, source, _ in overlays():
         directory = os.fsdecode(source)
         while directory.strip("/"):
@@ -84,7 +88,7 @@ def users() -> "dict[str, set[int]]":
     return using
 
 
-def overlays() -> "Iterator[tuple[int, bytes, bytes]]":  # noqa: F821
+def overlays() -> "Iterator[tuple[int, bytes, bytes]]":
     """The overlays that processes have mounted: the pid, the source, the line of mountinfo.
 
     /proc/PID/mountinfo can be read from outside the process's mount namespace.

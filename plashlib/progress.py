@@ -63,10 +63,11 @@ class Progress:
 
 def bytes_text(number: int) -> str:
     """Return a number of bytes as a person reads it."""
+    size = float(number)
     for unit in "B", "kB", "MB":
-        if number < 1000:
+        if size < 1000:
             break
-        number /= 1000
+        size /= 1000
     else:
         unit = "GB"
-    return f"{number:.0f} {unit}" if unit in ("B", "kB") else f"{number:.1f} {unit}"
+    return f"{size:.0f} {unit}" if unit in ("B", "kB") else f"{size:.1f} {unit}"

@@ -122,7 +122,7 @@ class Image:
         Returns a descriptor for each, or the path of a squashfs file that is yet to be mounted.
         Raises Error if the image, or what it links to, is missing.
         """
-        opened: "list[int | str]" = []
+        opened: list[int | str] = []
         try:
             node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
             for _ in range(self.depth()):

@@ -10,6 +10,10 @@ import os
 
 from plashlib import Error, locks, processes, store
 
+TYPE_CHECKING = False  # for a type checker, which takes it for true
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # the prefix of entries that only wait to be deleted
 
@@ -90,7 +94,7 @@ def delete(directory: str) -> None:
         raise Error((why.removeprefix("rm: ") or f"cannot remove {directory}") + remedy)
 
 
-def garbage() -> "Iterator[str]":  # noqa: F821
+def garbage() -> "Iterator[str]":
     """The paths of what no live process owns in tmp/, each locked until the next is asked for."""
     directory = store.path() + "/tmp"
     names = [name for name in os.listdir(directory) if not processes.marks_live_process(name)]
