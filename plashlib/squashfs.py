@@ -1,4 +1,4 @@
-"""Squashfs files, mounted without being unpacked: by the kernel for root, by squashfuse(1) for all others.
+"""Squashfs files, mounted without unpacking: by the kernel for root, by squashfuse(1) for others.
 
 It rests on mount(2), mount_namespaces(7) and fuse(4).
 """
@@ -11,10 +11,11 @@ MAGIC = b"hsqs"
 FUSE = 3  # the descriptor of /dev/fuse that squashfuse gets
 
 
-def mount(file, directory):
-    """Mount the squashfs file on directory, in a mount namespace of this process's own; raises Error, OSError.
+def mount(file: str, directory: str) -> None:
+    """Mount a squashfs file on directory, in a mount namespace of this process's own.
 
-    What serves it ends by itself when that namespace and what was mounted on top of it are gone.
+    The process that serves it ends when that namespace, and all that was mounted on top of the
+    file, are gone. Raises Error, OSError.
     """
     may_mount = namespaces.mapped("uid") == ids.ALL_IDS
     if may_mount and _run(["mount", "-t", "squashfs", "-o", "loop,ro", "--", file, directory]) == 0:
@@ -23,27 +24,10 @@ def mount(file, directory):
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise Error(f"cannot mount {file}: /dev/fuse: {error.strerror}") from None
-    options = f"fd={fuse},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},allow_other,default_permissions"
+    owner = f"user_id={os.geteuid()},group_id={os.getegid()}"
+    options = f"fd={fuse},rootmode=40000,{owner},allow_other,default_permissions"
     namespaces.mount("squashfuse", directory, "fuse.squashfuse", namespaces.MS_RDONLY, options)
-
-    def serve():
-        # In a namespace without the mount: else it would keep what it serves, and never end.
-        namespaces.unshare(namespaces.CLONE_NEWNS)
-        namespaces.unmount(directory)
-        os.dup2(fuse, FUSE)
-        os.set_inheritable(FUSE, True)
-        namespaces.default_signals()
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in range(3):
-            os.dup2(null, fd)
-        # Among them the locks that this process holds for what it becomes.
-        os.closerange(FUSE + 1, 1024)
-        try:
-            os.execvp("squashfuse", ["squashfuse", file, f"/dev/fd/{FUSE}"])
-        except FileNotFoundError:
-            os._exit(127)
-
-    status = processes.Child(serve).wait()
+    status = processes.Child(_serve, file, directory, fuse).wait()
     os.close(fuse)
     if status:
         namespaces.unmount(directory)
@@ -55,8 +39,27 @@ def mount(file, directory):
         raise Error(f"cannot mount {file}: {why}")
 
 
+def _serve(file, directory, fuse):
+    """Become squashfuse, which serves the file through the descriptor fuse."""
+    # In a namespace without the mount: else it would keep what it serves, and never end.
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    namespaces.unmount(directory)
+    os.dup2(fuse, FUSE)
+    os.set_inheritable(FUSE, True)
+    namespaces.default_signals()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    # Among them the locks that this process holds for what it becomes.
+    os.closerange(FUSE + 1, 1024)
+    try:
+        os.execvp("squashfuse", ["squashfuse", file, f"/dev/fd/{FUSE}"])
+    except FileNotFoundError:
+        os._exit(127)
+
+
 def _run(argv):
-    """Run a program that says nothing; returns its exit status."""
+    """Run a program whose output nobody needs; returns its exit status."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         pid = os.posix_spawnp(
