@@ -8,7 +8,51 @@ import os
 from plashlib import Error, ids, namespaces, processes
 
 MAGIC = b"hsqs"
+PROGRAM = b"#!/bin/sh\n# plash program: a squashfs file begins at byte "  # see push:program
+APPIMAGE = b"AI\x02"  # at byte 8 of an ELF file, by the AppImage specification
+SIF = b"SIF_MAGIC\0"  # at byte 32, by the Singularity Image Format
+SIF_PARTITION = 0x4004  # the type of a file system's descriptor
 FUSE = 3  # the descriptor of /dev/fuse that squashfuse gets
+
+
+def find(file: str) -> "int | None":
+    """The offset of the squashfs in a file, in bytes; None if there is none. Raises OSError.
+
+    The file is one as mksquashfs writes it, one of push:program, an AppImage, or a SIF file.
+    """
+    with open(file, "rb") as opened:
+        head = opened.read(4096)
+        offset = 0
+        if head.startswith(PROGRAM):
+            offset = int(head[len(PROGRAM) :].partition(b"\n")[0])
+        elif head.startswith(b"\x7fELF") and head[8:11] == APPIMAGE:
+            offset = _elf_size(head)
+        elif head[32:42] == SIF:
+            offset = _sif_partition(opened, head)
+        opened.seek(offset)
+        return offset if opened.read(len(MAGIC)) == MAGIC else None
+
+
+def _elf_size(head):
+    """Where an ELF file ends, by its header: its section headers are the last of it."""
+    order = "little" if head[5] == 1 else "big"
+    at, size, entry = (40, 8, 58) if head[4] == 2 else (32, 4, 46)
+    start = int.from_bytes(head[at : at + size], order)
+    length, count = (int.from_bytes(head[i : i + 2], order) for i in (entry, entry + 2))
+    return start + length * count
+
+
+def _sif_partition(opened, head):
+    """Where the first file system of a SIF file begins: 0 if it has none."""
+    # A header of 128 bytes: the number of free and all descriptors, their offset and size.
+    _, total, start, length = (int.from_bytes(head[i : i + 8], "little") for i in range(80, 112, 8))
+    opened.seek(start)
+    table = opened.read(min(length, 1 << 20))
+    each = len(table) // total if 0 < total <= len(table) else 0
+    for at in range(0, total * each, each or 1):
+        if int.from_bytes(table[at : at + 4], "little") == SIF_PARTITION and table[at + 4]:
+            return int.from_bytes(table[at + 17 : at + 25], "little")
+    return 0
 
 
 def mount(file: str, directory: str) -> None:
@@ -17,9 +61,11 @@ def mount(file: str, directory: str) -> None:
     The process that serves it ends when that namespace, and all that was mounted on top of the
     file, are gone. Raises Error, OSError.
     """
-    may_mount = namespaces.mapped("uid") == ids.ALL_IDS
-    if may_mount and _run(["mount", "-t", "squashfs", "-o", "loop,ro", "--", file, directory]) == 0:
-        return
+    offset = find(file) or 0
+    if namespaces.mapped("uid") == ids.ALL_IDS:
+        options = f"loop,ro,offset={offset}"
+        if _run(["mount", "-t", "squashfs", "-o", options, "--", file, directory]) == 0:
+            return
     try:
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -27,7 +73,7 @@ def mount(file: str, directory: str) -> None:
     owner = f"user_id={os.geteuid()},group_id={os.getegid()}"
     options = f"fd={fuse},rootmode=40000,{owner},allow_other,default_permissions"
     namespaces.mount("squashfuse", directory, "fuse.squashfuse", namespaces.MS_RDONLY, options)
-    status = processes.Child(_serve, file, directory, fuse).wait()
+    status = processes.Child(_serve, file, offset, directory, fuse).wait()
     os.close(fuse)
     if status:
         namespaces.unmount(directory)
@@ -39,8 +85,8 @@ def mount(file: str, directory: str) -> None:
         raise Error(f"cannot mount {file}: {why}")
 
 
-def _serve(file, directory, fuse):
-    """Become squashfuse, which serves the file through the descriptor fuse."""
+def _serve(file, offset, directory, fuse):
+    """Become squashfuse, which serves the file from offset through the descriptor fuse."""
     # In a namespace without the mount: else it would keep what it serves, and never end.
     namespaces.unshare(namespaces.CLONE_NEWNS)
     namespaces.unmount(directory)
@@ -53,7 +99,7 @@ def _serve(file, directory, fuse):
     # Among them the locks that this process holds for what it becomes.
     os.closerange(FUSE + 1, 1024)
     try:
-        os.execvp("squashfuse", ["squashfuse", file, f"/dev/fd/{FUSE}"])
+        os.execvp("squashfuse", ["squashfuse", "-o", f"offset={offset}", file, f"/dev/fd/{FUSE}"])
     except FileNotFoundError:
         os._exit(127)
 

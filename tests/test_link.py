@@ -212,6 +212,6 @@ def test_without_the_programs(plash, image):
     ).error.endswith("squashfuse is not installed")
     done = plash.run([LIBEXEC / "plash-push:squashfs", image, "out"], env={"PATH": str(bare)})
     assert (
-        done.error == "plash push:squashfs: install mksquashfs (squashfs-tools)"
+        done.error == "plash push:squashfs: mksquashfs is not installed (package squashfs-tools)"
         and not (plash.place / "out").exists()
     )

@@ -1,0 +1,81 @@
+"""push:command: programs of an image as commands of the host."""
+
+import os
+import subprocess
+
+import pytest
+
+
+@pytest.fixture
+def command(plash, image):
+    """A function that makes commands of the image's programs, in a directory, and returns a path."""
+
+    def made(*argv, number=image):
+        directory = plash.place / "bin"
+        done = plash("push:command", f"--dir={directory}", *argv[:-1], number, argv[-1]).ok()
+        assert done.err == f"plash push:command: {directory} is not on PATH\n"
+        return done.out.rstrip("\n")
+
+    return made
+
+
+def test_a_command_is_the_program(plash, command):
+    path = command("sh")
+    odd = ["", " ", "a b", "*", "$HOME", "'", '"', "\\", "-x", "\n", "é"]
+    code = 'for each; do printf "<%s>" "$each"; done; cat; exit 7'
+    done = plash.run([path, "-c", code, "sh", *odd], input="in")
+    assert done.out == "".join(f"<{each}>" for each in odd) + "in" and done.status == 7
+    assert plash.run([path, "-c", "pwd; id -u"]).out == f"{plash.place}\n{os.getuid()}\n"
+    assert plash.run([path, "-c", "kill -9 $$"]).status == -9
+
+
+def test_it_is_one_process(plash, command):
+    child = subprocess.Popen(
+        [command("sh"), "-c", "echo $$; exec cat"],
+        env=plash.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert int(child.stdout.readline()) == child.pid
+    child.communicate()
+
+
+def test_it_finds_its_store_without_the_variable(plash, command):
+    path = command("echo")
+    env = {name: value for name, value in plash.env.items() if name != "PLASH_DATA"}
+    done = subprocess.run([path, "hi"], env=env, stdout=subprocess.PIPE)
+    assert done.stdout == b"hi\n"
+
+
+def test_other_files_are_not_replaced(plash, image, command):
+    path = command("--as=tool", "echo")
+    assert path == f"{plash.place}/bin/tool"
+    assert command("--as=tool", "cat") == path  # its own
+    (plash.place / "bin/cat").write_text("mine")
+    error = plash("push:command", f"--dir={plash.place}/bin", image, "cat").error
+    assert error == (
+        f"plash push:command: {plash.place}/bin/cat exists, and is no command of plash's"
+        " (use --force to replace it)"
+    )
+    assert (plash.place / "bin/cat").read_text() == "mine"
+    command("--force", "cat")
+    assert "push:command" in (plash.place / "bin/cat").read_text()
+
+
+def test_a_hidden_program_is_told(plash, image):
+    path = f"{plash.place}/bin:{plash.env['PATH']}"
+    done = plash("push:command", f"--dir={plash.place}/bin", image, "cat", env={"PATH": path}).ok()
+    assert f"{plash.place}/bin/cat hides /" in done.err and "is not on PATH" not in done.err
+
+
+@pytest.mark.parametrize(
+    "argv, error",
+    [
+        (["--as=a/b", "1", "cat"], "not a name for a command: 'a/b'"),
+        (["--as=x", "1", "cat", "ls"], "--as takes one PROGRAM"),
+        (["99", "cat"], "no image: 99"),
+    ],
+)
+def test_what_cannot_be(plash, image, argv, error):
+    assert plash("push:command", *argv).error == "plash push:command: " + error
+    assert not (plash.home / ".local").exists()
