@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write the man pages: plash(1), and one for each command, of the text at the top of its file.
+"""Write the man pages: plash(1), and one for each command, from its header text.
 
 Usage: generate.py DIRECTORY
 
-The text becomes reStructuredText, and docutils' manpage writer makes a page of that. The variables
-are those of the table of settings in the README.
+The header becomes reStructuredText, from which docutils' manpage writer makes a page. The
+environment variables are those of the table of settings in the README.
 """
 
 import os
@@ -61,9 +61,11 @@ def definitions(entries):
     return "".join(f"{literal(term)}\n    {prose(meaning)}\n\n" for term, meaning in entries)
 
 
-def synopsis(doc):
-    """The lines of the usage as they are, but for the command's name in bold."""
-    lines = [re.match(r"(plash(?: [a-z][\w:]*)?)(.*)", line).groups() for line in docs.usage(doc)]
+def synopsis(header):
+    """The patterns of the usage as they are, but for the command's name in bold."""
+    lines = [
+        re.match(r"(plash(?: [a-z][\w:]*)?)(.*)", usage.line).groups() for usage in header.usage
+    ]
     return "".join(f"| \\ **{literal(name)}**\\ {literal(rest)}\n" for name, rest in lines)
 
 
@@ -75,25 +77,24 @@ def description(paragraphs):
     )
 
 
-def options(paragraph):
+def options(header):
     """The list of options, the NAMES of their values in italics."""
-    entries = []
-    for line in paragraph.splitlines()[1:]:
-        if line.lstrip().startswith("-"):
-            option, _, meaning = line.strip().partition("  ")
-            entries.append(
-                [re.sub(r"\b[A-Z]+\b", r"\\ *\g<0>*\\ ", literal(option)), meaning.strip()]
-            )
-        else:
-            entries[-1][1] += " " + line.strip()
-    return "".join(f"{option}\n    {prose(meaning)}\n\n" for option, meaning in entries)
+    entries = ""
+    for option in header.options:
+        names = [
+            literal(name)
+            + (f"{'=' * name.startswith('--') or ' '}\\ *{option.value}*" if option.value else "")
+            for name in option.names
+        ]
+        entries += f"{', '.join(names)}\n    {prose(option.description)}\n\n"
+    return entries
 
 
-def see_also(name, doc):
+def see_also(name, header):
     """The pages of the commands that the text speaks of."""
     named = {
         word
-        for word in re.findall(r"plash ([a-z]+(?::[a-z]+)?)", doc)
+        for word in re.findall(r"plash ([a-z]+(?::[a-z]+)?)", header.text)
         if (LIBEXEC / f"plash-{word}").exists()
     }
     return literal(
@@ -121,9 +122,9 @@ def commands():
     """The commands in their groups, with their summaries."""
     groups = {}
     for file in sorted(LIBEXEC.glob("plash-*")):
-        name, doc = file.name.partition("-")[2], docs.text(file)
-        groups.setdefault(docs.group(name, file, doc), []).append(
-            (f"plash-{name}(1)", docs.summary(doc) + ".")
+        header = docs.header(file)
+        groups.setdefault(docs.group(header, file), []).append(
+            (f"plash-{file.name.partition('-')[2]}(1)", header.summary + ".")
         )
     return "".join(
         f"{literal(group)}\n{'-' * len(group)}\n\n{definitions(groups[group])}"
@@ -134,11 +135,8 @@ def commands():
 
 def page(title, file, *sections):
     """The page of a command, in the language of man; sections come behind its options."""
-    doc = docs.text(file)
-    summary, _, *paragraphs = doc.split("\n\n")
-    listed = [each for each in paragraphs if each.startswith("Options:")]
-    text = [each for each in paragraphs if each not in listed]
-    rule = "#" * (len(title + summary) * 2)  # longer than either, with all its backslashes
+    header = docs.header(file)
+    rule = "#" * (len(title + header.summary) * 2)  # longer than either, with all its backslashes
     changed = int(os.environ.get("SOURCE_DATE_EPOCH", os.stat(file).st_mtime))
     source = "\n".join(
         [
@@ -147,16 +145,17 @@ def page(title, file, *sections):
             rule,
             "",
             rule.replace("#", "~"),
-            prose(docs.summary(summary)),
+            prose(header.summary),
             rule.replace("#", "~"),
             "",
             ":Manual section: 1",
             ":Manual group: plash",
             f":Version: plash {__version__}",
             time.strftime(":Date: %Y-%m-%d\n", time.gmtime(changed)),
-            section("SYNOPSIS", synopsis(doc)),
-            section("DESCRIPTION", description(text)),
-            *(section("OPTIONS", options(each)) for each in listed),
+            section("SYNOPSIS", synopsis(header)),
+            *([section("DESCRIPTION", description(header.prose))] if header.prose else []),
+            *([section("OPTIONS", options(header))] if header.options else []),
+            *([section("STDOUT", prose(f"Prints {header.prints}."))] if header.prints else []),
             *sections,
         ]
     )
@@ -165,8 +164,8 @@ def page(title, file, *sections):
         writer=manpage.Writer(),
         settings_overrides={"halt_level": 2, "output_encoding": "unicode"},
     )
-    # Some versions of docutils write headings in capitals, others don't; a .sp behind them means nothing, and a
-    # terminal has no font C. Names and code are not to be hyphenated or stretched.
+    # Some versions of docutils write headings in capitals, others don't; a .sp behind them means
+    # nothing, and a terminal has no font C. Names and code are not to be hyphenated or stretched.
     made = re.sub(
         r"^(\.SH .*\n)(\.sp\n)?", lambda heading: heading[1].upper(), made, flags=re.MULTILINE
     )
@@ -177,7 +176,7 @@ def page(title, file, *sections):
 def main(directory):
     directory.mkdir(parents=True, exist_ok=True)
     for file in LIBEXEC.glob("plash-*"):
-        other = section("SEE ALSO", see_also(file.name.partition("-")[2], docs.text(file)))
+        other = section("SEE ALSO", see_also(file.name.partition("-")[2], docs.header(file)))
         (directory / f"{file.name}.1").write_text(page(file.name, file, other), encoding="utf-8")
     status = definitions(EXIT_STATUS) + prose(EXIT_STATUS_OF_OTHERS)
     (directory / "plash.1").write_text(

@@ -82,7 +82,7 @@ def become(argv):
         path = f"{docs.own}:{path}"
     file = docs.find(argv[0])
     if not file:
-        file, argv = docs.find("help"), ["help", *argv[:1]]
+        file, argv = docs.find("help"), ["help", "--", *argv[:1]]
     namespaces.default_signals()
     os.execve(file, [file, *argv[1:]], {**os.environ, "PATH": path})
 
@@ -93,12 +93,12 @@ def recall(argv, remembered=False):
     remembered says that cached() may answer for it. Does not return where the command prints
     no id: this process becomes that command. Raises Error where it takes an ID and there is none.
     """
-    file = docs.find(argv[0])
-    doc = docs.text(file) if file else ""
-    if docs.takes_image(doc):
-        first = 1 + docs.options_end(doc, argv[1:])
+    header = docs.header(docs.find(argv[0]))
+    if header.takes_image():
+        roles = header.roles(argv[1:])
+        first = 1 + (roles.index(docs.OPERAND) if docs.OPERAND in roles else len(roles))
         argv = [*argv[:first], saved(), *argv[first:]]
-    if not docs.prints_image(argv[0], doc):
+    if not header.prints_new_image():
         become(argv)
     save(cached(argv, lambda: printed(argv)) if remembered else printed(argv))
 

@@ -1,7 +1,7 @@
 """The command line that every command shares: arguments, errors, exit statuses.
 
 Importing this sets how a command fails: one line on stderr, never a traceback
-(but for PLASH_DEBUG=1), and stdout written line by line, so that an error in it is seen.
+(but for PLASH_DEBUG=1), and stdout is written line by line, so that an error in it is seen.
 """
 
 import errno
@@ -10,67 +10,60 @@ import sys
 
 from plashlib import Error, docs
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 FAILED, USAGE, CANNOT_EXECUTE, NOT_FOUND = 1, 2, 126, 127
 
 name = os.path.basename(sys.argv[0]).replace("-", " ", 1)
 
 
-def parse(doc):
-    """The command line, matched with the usage in doc; a dict as docopt returns it.
+def parse(doc: str) -> dict:
+    """Match the command line with the usage in a header text; returns what docopt would.
 
-    --help prints doc and exits 0; arguments that do not fit exit 2 with one line.
-    Where the last argument is a command (CMD), options end at the first argument.
+    That is a dict of options and operands by their names. --help prints doc and exits 0;
+    arguments that do not fit exit 2 with one line. `--` ends options, and is not an operand.
     """
-    arguments = sys.argv[1:]
-    usage = docs.usage(doc)
-    command_last = "CMD" in usage[0]
-    for word in arguments:
-        if word in ("-h", "--help"):
-            print(doc.strip())
-            sys.exit(0)
-        if command_last and not word.startswith("-"):
-            break
-    args = _positional(usage, arguments, command_last)
-    return _docopt(doc, usage, arguments, command_last) if args is None else args
+    header, arguments = docs.Header(doc), sys.argv[1:]
+    roles = header.roles(arguments)
+    options = [word for word, role in zip(arguments, roles) if role == docs.OPTION]
+    operands = [word for word, role in zip(arguments, roles) if role == docs.OPERAND]
+    if "-h" in options or "--help" in options:
+        print(doc.strip())
+        sys.exit(0)
+    args = None if options else _match_operands(header, operands)
+    return _docopt(header, arguments, roles) if args is None else args
 
 
-def _positional(usage, arguments, command_last):
-    """Match arguments without options; None leaves it to docopt, which costs 30 ms to import."""
-    if (
-        len(usage) != 1
-        or not command_last
-        and any(word[:1] == "-" and word != "-" for word in arguments)
-    ):
+def _match_operands(header: docs.Header, operands: "list[str]") -> "dict | None":
+    """Match a command line without options with the usage, as docopt does; None if it doesn't fit.
+
+    This is for speed: docopt takes 30 ms to import. It also gets the usages with alternatives.
+    """
+    if len(header.usage) != 1 or header.usage[0].has_alternatives:
         return None
-    if arguments and arguments[0][:1] == "-" and arguments[0] != "-":
-        return None
-    args, left, optional = {}, list(arguments), 0
-    words = (
-        usage[0].replace("[", " [ ").replace("]", " ] ").replace("...", " ... ").split()[2:]
-        + [""] * 3
-    )
-    skip = False
-    for word, following, last in zip(words, words[1:], words[3:] + [""]):
-        if skip:
-            skip = False
-        elif word in ("[", "]", "|"):
-            optional += {"[": 1, "]": -1, "|": 0}[word]
-        elif word.startswith("-"):
-            option, equals, _ = word.partition("=")
-            skip = following not in ("]", "|")  # a value of its own, as in [-e VAR]...
-            args[option] = [] if skip and last == "..." else None if skip or equals else False
-        elif following == "...":
-            args[word], left = left, []
-            if not args[word] and not optional:
-                return None
-        elif word not in ("...", ""):
-            args[word] = left.pop(0) if left else None
-            if args[word] is None and not optional:
-                return None
-    return None if left else args
+    args: dict = {}
+    rest = list(operands)
+    for element in header.usage[0].elements:
+        if element.option:
+            nothing = None if element.option.value else 0 if element.repeated else False
+            args[element.option.key] = [] if element.repeated and element.option.value else nothing
+            is_given = False
+        elif element.repeated:
+            args[element.name], rest = rest, []
+            is_given = bool(args[element.name])
+        else:
+            is_given = bool(rest)
+            args[element.name] = rest.pop(0) if rest else None
+        if not is_given and not element.optional:
+            return None
+    return None if rest else args
 
 
-def _docopt(doc, usage, arguments, command_last):
+def _docopt(header: docs.Header, arguments: "list[str]", roles: "list[str]") -> dict:
+    """Match a command line with a usage by docopt."""
+    usage = " or ".join(usage.line for usage in header.usage)
     if sys.flags.no_site:
         # Installed commands start without site, for speed; docopt may be in its directories.
         import site
@@ -79,71 +72,91 @@ def _docopt(doc, usage, arguments, command_last):
     try:
         import docopt
     except ImportError:
-        usage_error(
-            usage[0], "(and the Python package docopt, which reads options, is not installed)"
-        )
+        usage_error(usage, "(and the Python package docopt, which reads options, is not installed)")
     # docopt takes one word for the program's name.
-    program = " ".join(usage[0].split()[:2])
+    text = "Usage:\n"
+    for each in header.usage:
+        text += f"  {each.line.replace(' ', '-', 1)}\n"
+    text += "\nOptions:\n"
+    for option in header.options:
+        value = f" {option.value}" if option.value else ""
+        text += "  " + ", ".join(name + value for name in option.names) + "\n"
+    # docopt would read an operand that begins with `-` as an option: a NUL, which no argument
+    # holds, marks it.
+    marked = [
+        "\0" + word if role == docs.OPERAND and word[:1] == "-" and word != "-" else word
+        for word, role in zip(arguments, roles)
+        if role != docs.END
+    ]
     try:
-        return dict(
-            docopt.docopt(
-                doc.replace(program, program.replace(" ", "-")),
-                arguments,
-                help=False,
-                options_first=command_last,
-            )
-        )
+        args = docopt.docopt(text, marked, help=False)
     except docopt.DocoptExit:
-        known = doc.replace("=", " ").replace("[", " ").replace("]", " ").split()
-        for word in arguments:
-            if word[:1] != "-" and command_last:
-                break
-            if word[:1] == "-" and word != "-" and word.partition("=")[0] not in known:
-                usage_error(usage[0], f"(there is no option {word})")
-        usage_error(usage[0])
+        for word, role in zip(arguments, roles):
+            if role == docs.OPTION and not header.option(word):
+                usage_error(usage, f"(there is no option {word})")
+        usage_error(usage)
+    return {name: _unmarked(value) for name, value in args.items()}
 
 
-def directory(text):
-    """The absolute path, without symbolic links, of the directory that text names. Raises OSError."""
+def _unmarked(value: object) -> object:
+    if isinstance(value, list):
+        return [_unmarked(each) for each in value]
+    return value.replace("\0", "") if isinstance(value, str) else value
+
+
+def directory(text: str) -> str:
+    """The absolute path, without symbolic links, of a directory. Raises OSError."""
     if not os.path.isdir(text):
         os.stat(text)
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), text)
     return os.path.realpath(text)
 
 
-def usage_error(usage, note=""):
+def usage_error(usage: str, note: str = "") -> "NoReturn":
     """Exit 2 with the usage in one line."""
     die(USAGE, f"usage: {usage} {note}".rstrip())
 
 
-def _printable(text):
-    """Return text with control characters, which a server may have sent, written as Python does."""
-    return "".join(
-        repr(each)[1:-1] if each < " " or "\x7f" <= each <= "\x9f" else each for each in text
-    )
+def die(status: int, text: str) -> "NoReturn":
+    """Exit with status and one line on stderr."""
+    warn(text)
+    sys.exit(status)
 
 
-def _say(text):
+def warn(text: str) -> None:
+    """Print one line on stderr: what a user should know of a command that succeeds, too."""
     try:
         if sys.stderr:
-            print(name + ": " + _printable(text), file=sys.stderr)
+            print(f"{name}: {_printable(text)}", file=sys.stderr)
     except OSError:
         pass  # on a full disk, say; the exit status still tells
 
 
-def die(status, text):
-    """Exit with status and one line on stderr."""
-    _say(text)
-    sys.exit(status)
+def _printable(text: str) -> str:
+    """Return text in one line, without what a terminal would obey; a server may have sent it.
+
+    Control characters, bytes that are no UTF-8, and marks that turn the direction of text are
+    written as Python writes them.
+    """
+    return "".join(_escaped(each) if _is_obeyed(each) else each for each in text)
 
 
-def warn(text):
-    """One line on stderr for what the user should know of a success."""
-    _say(text)
+def _is_obeyed(character: str) -> bool:
+    return (
+        character < " "
+        or "\x7f" <= character <= "\x9f"
+        or character in "\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        or "\ud800" <= character <= "\udfff"
+    )
 
 
-def explain(error):
-    """The one line that tells the user of an exception."""
+def _escaped(character: str) -> str:
+    is_byte = "\udc80" <= character <= "\udcff"  # see PEP 383
+    return repr(chr(ord(character) - 0xDC00) if is_byte else character)[1:-1]
+
+
+def explain(error: BaseException) -> str:
+    """The one line that describes an exception to the user."""
     if isinstance(error, OSError) and error.strerror:
         names = [
             os.fsdecode(each)
@@ -159,18 +172,42 @@ def explain(error):
 def _fail(kind, error, trace):
     if os.environ.get("PLASH_DEBUG") == "1":
         sys.__excepthook__(kind, error, trace)
-    elif issubclass(kind, BrokenPipeError):
-        # Whoever read stdout has gone, as in `plash help | head -1`: that is no error to speak of.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    elif not issubclass(kind, KeyboardInterrupt):
-        _say(explain(error))
+    # If the reader of stdout is gone, as in `plash help | head -1`, that is no error to speak of.
+    elif not issubclass(kind, (BrokenPipeError, KeyboardInterrupt)):
+        warn(explain(error))
         if isinstance(error, Error) and error.status != FAILED:
             # Python itself exits with 1 after this.
             os._exit(error.status)
+    _drop_output()
+
+
+def _drop_output():
+    """Lose what stdout can't take: else Python tries again at exit, and prints its own message."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _occupy_closed_descriptors():
+    """Open what of stdin, stdout and stderr is closed, lest the next file that is opened be one.
+
+    stdin and stdout then fail as closed ones do: with EBADF.
+    """
+    for stream, flags in (
+        (sys.stdin, os.O_WRONLY),
+        (sys.stdout, os.O_RDONLY),
+        (sys.stderr, os.O_WRONLY),
+    ):
+        if stream is None:
+            os.open(os.devnull, flags)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)
 
 
 sys.excepthook = _fail
-for stream in sys.stdout, sys.stderr:
+_occupy_closed_descriptors()
+if sys.stdout:
     # File names may hold any bytes.
-    if stream:
-        stream.reconfigure(line_buffering=True, errors="surrogateescape")
+    sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]

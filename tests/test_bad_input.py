@@ -1,12 +1,9 @@
 """Bad input, for every command: one line, the right status, an unchanged store."""
 
-import sys
-
 import pytest
 from requirements import as_user
-from world import COMMANDS, LIBEXEC, ROOT
+from world import COMMANDS
 
-sys.path.insert(0, str(ROOT))
 NO_ARGUMENTS = {"clean", "doctor", "init", "mkdtemp", "shrink", "version"}
 TAKES_ANY = {
     "complete",
@@ -184,36 +181,3 @@ def test_a_data_directory_that_can_not_be_made(plash):
         f"plash init: cannot use the data directory {plash.place}/file/data: Not a directory"
         " (PLASH_DATA can name another)"
     )
-
-
-def test_the_words_without_options_are_read_as_docopt_reads_them():
-    import ast
-    import itertools
-
-    import docopt
-
-    from plashlib import cli, docs
-
-    words = ["1", "2", "-", "a b", ""]
-    for command in COMMANDS:
-        source = (LIBEXEC / f"plash-{command}").read_text()
-        if "python" not in source.splitlines()[0]:
-            continue
-        doc = ast.get_docstring(ast.parse(source), clean=False)
-        usage = docs.usage(doc)
-        if len(usage) > 1:
-            continue  # left to docopt
-        last = "CMD" in usage[0]
-        for count in range(4):
-            for arguments in itertools.product(words, repeat=count):
-                mine = cli._positional(usage, list(arguments), last)
-                try:
-                    theirs = docopt.docopt(
-                        doc.replace(f"plash {command}", f"plash-{command}"),
-                        list(arguments),
-                        help=False,
-                        options_first=last,
-                    )
-                except docopt.DocoptExit:
-                    theirs = None
-                assert mine == (dict(theirs) if theirs is not None else None), (command, arguments)

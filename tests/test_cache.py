@@ -136,7 +136,7 @@ def test_recall_of_a_plugin(plash, project):
         ("takes", "Usage: plash takes ID [WORD]", 'echo "$@"'),
         (
             "makes",
-            "Usage: plash makes ID\n#\n# Prints the id of\n# the new image.",
+            "Usage: plash makes ID\n# Prints: new ID",
             'plash-build "$1" true',
         ),
         ("says", "Usage: plash says WORD", 'echo "$@"; exit 5'),

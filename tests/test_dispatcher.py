@@ -7,7 +7,17 @@ import sys
 import pytest
 from world import COMMANDS, LIBEXEC, ROOT
 
-GROUPS = ["Import Image", "Export Image", "Image Commands", "Other Commands", "Plugins"]
+GROUPS = [
+    "Run and build",
+    "Build in steps",
+    "Import",
+    "Export",
+    "Images",
+    "Remove",
+    "Files",
+    "Other",
+    "Plugins",
+]
 
 
 def write_plugin(directory, name, text):
@@ -48,7 +58,7 @@ def test_exec_path_is_libexec(plash):
 @pytest.mark.parametrize("words", [["help"], ["--help"], ["-h"]])
 def test_help_lists_every_command_with_its_summary_in_groups(plash, words):
     listed = plash(*words).ok().out
-    assert [line for line in listed.splitlines() if line in GROUPS] == GROUPS[:4]
+    assert [line for line in listed.splitlines() if line in GROUPS] == GROUPS[:-1]
     for command in COMMANDS:
         summary = plash(command, "--help").ok().out.splitlines()[0].rstrip(".")
         assert re.search(rf"^  {command} +{re.escape(summary)}$", listed, re.MULTILINE)
@@ -61,10 +71,12 @@ def test_help_puts_commands_where_they_belong(plash):
             group = line
         elif line.startswith("  "):
             found[line.split()[0]] = group
-    assert found["pull:tarfile"] == "Import Image"
-    assert found["push:dir"] == "Export Image"
-    assert found["build"] == found["run:persist"] == found["rm"] == "Image Commands"
-    assert found["sudo"] == found["map"] == "Other Commands"
+    assert found["build"] == found["run:persist"] == "Run and build"
+    assert found["do"] == "Build in steps"
+    assert found["pull:tarfile"] == found["stack"] == "Import"
+    assert found["push:dir"] == "Export"
+    assert found["map"] == "Images" and found["rm"] == "Remove"
+    assert found["sudo"] == "Files" and found["doctor"] == "Other"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -73,7 +85,58 @@ def test_help_of_a_command_is_its_own_text(plash, command):
     assert f"Usage: plash {command}" in own
     assert plash("help", command).ok().out == own
     source = (LIBEXEC / f"plash-{command}").read_text()
-    assert own.strip() in source
+    assert own.strip() in source.replace("\\\\", "\\")
+
+
+@pytest.mark.parametrize(
+    "word, command",
+    [
+        *{
+            "images": "tree",
+            "image": "tree",
+            "ls": "tree",
+            "ps": "tree",
+            "history": "parent",
+        }.items(),
+        *{
+            "tag": "map",
+            "rename": "map",
+            "rmi": "rm",
+            "prune": "clean",
+            "du": "tree --size",
+        }.items(),
+        *{"exec": "run", "create": "run", "start": "run", "volume": "run -b"}.items(),
+        *{"pull": "pull:oci", "push": "push:oci", "import": "pull:tarfile"}.items(),
+        *{"save": "push:oci", "load": "pull:oci", "export": "push:tarfile"}.items(),
+        *{"commit": "build", "cp": "mounted", "diff": "nodepath", "inspect": "tree --json"}.items(),
+    ],
+)
+def test_words_of_other_tools_lead_to_the_command_that_does_it(plash, word, command):
+    for words in [word], ["help", word]:
+        error = plash(*words).error
+        assert error.startswith(f"plash: no such command: {word} (")
+        assert re.search(rf"\bplash {command}( |\))", error)
+
+
+def test_words_of_other_tools_name_commands_that_exist(plash):
+    source = (LIBEXEC / "plash-help").read_text()
+    table = source.partition("ELSEWHERE = {")[2].partition("\n}")[0]
+    words = re.findall(r'^    "([a-z]+)": ', table, re.M)
+    assert len(words) > 50 and words == sorted(set(words) - set(COMMANDS))
+    named = set(re.findall(r"plash ([a-z:]+)", table))
+    assert named and named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("word", ["kill", "stop", "logs", "network"])
+def test_words_for_what_plash_does_not_do_are_explained(plash, word):
+    assert re.search(r"\(a container (is|uses) .*\)$", plash(word).error)
+
+
+def test_a_command_is_no_path(plash):
+    (plash.place / "plash-a").mkdir()
+    (plash.place / "plash-a/b").write_text("#!/bin/sh\necho ran\n")
+    (plash.place / "plash-a/b").chmod(0o755)
+    assert plash("a/b").error == "plash: no such command: a/b (`plash help` lists all)"
 
 
 def test_help_of_an_unknown_command(plash):
@@ -93,6 +156,18 @@ def test_a_plugin_is_a_command(plash, tmp_path, text):
     assert plash("hello", "you", env=env).ok().out.startswith("hello you\nplash ")
     assert "\nPlugins\n  hello          Greet\n" in plash("help", env=env).ok().out
     assert plash("help", "hello", env=env).ok().out == "Greet.\n\nUsage: plash hello [NAME]\n"
+
+
+def test_a_plugin_states_its_group(plash, tmp_path):
+    for name, group in ("one", "Export"), ("two", "Of my own"):
+        text = f"#!/bin/sh\n# Greet.\n#\n# Usage: plash {name}\n# Group: {group}\n"
+        env = write_plugin(tmp_path / "bin", f"plash-{name}", text)
+    listed = plash("help", env=env).ok().out
+    assert (
+        "  one            Greet\n" in listed.partition("\nExport\n")[2].partition("\n\n")[0] + "\n"
+    )
+    assert "\nOf my own\n  two            Greet\n" in listed
+    assert "\nPlugins\n" not in listed
 
 
 def test_a_plugin_without_a_text_is_listed(plash, tmp_path):
@@ -120,14 +195,3 @@ def test_a_command_runs_by_its_path_by_a_link_and_from_path(plash, tmp_path):
 def test_help_into_a_closed_pipe_is_no_error_to_speak_of(plash):
     shown = plash.run(["sh", "-c", f"{ROOT}/bin/plash help | true"])
     assert shown.err == ""
-
-
-def test_a_full_stdout_is_an_error(plash):
-    with open("/dev/full", "w") as full:
-        import subprocess
-
-        done = subprocess.run(
-            [ROOT / "bin/plash", "version"], stdout=full, stderr=subprocess.PIPE, text=True
-        )
-    assert done.returncode == 1
-    assert done.stderr == "plash version: No space left on device\n"

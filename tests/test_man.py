@@ -48,29 +48,36 @@ def test_each_command_has_a_page(pages):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_page_says_all_that_the_text_says(pages, command):
     page = shown(pages, f"plash-{command}")
-    summary, usage, *paragraphs = text(command).rstrip().split("\n\n")
+    summary, fields, *paragraphs = text(command).rstrip().split("\n\n")
+    usage, _, prints = fields.partition("\nPrints: ")
+    # A pattern that takes two lines stands in one.
+    usage = re.sub(r"\n +(?!plash)", " ", usage)
     assert f"\n       plash-{command} - {summary.rstrip('.')}\n" in page
     for line in usage.removeprefix("Usage:").splitlines():
         assert f"\n       {line.strip()}\n" in page
+    assert f"\nSTDOUT\n       Prints {prints.splitlines()[0]}.\n" in page
     bare = "".join(page.split())
     for paragraph in paragraphs:
-        assert "".join(paragraph.removeprefix("Options:").replace("`", "").split()) in bare
+        said = paragraph.replace("`", "")
+        if said.startswith("Options:"):
+            said = said.removeprefix("Options:")
+        assert "".join(said.split()) in bare
 
 
 def test_code_is_bold_and_leads_to_other_pages(pages):
     page = (pages / "man1/plash-do.1").read_text()
-    assert r"\fBplash recall CMD ARG ...\fP" in page and "`" not in page
+    assert r"\fBplash recall COMMAND ARG ...\fP" in page and "`" not in page
     assert "\n       plash(1), plash-cache(1), plash-recall(1)\n" in shown(pages, "plash-do")
 
 
 def test_markup_in_a_text_is_text(pages):
     assert (
-        "Runs `plash CMD ID ARG ...`" in text("recall")
+        "Runs `plash COMMAND ID ARG ...`" in text("recall")
         and "pull:*" in text("do")
         and "PLASH_*" in text("run")
     )
-    assert "for pull:* and build:" in shown(pages, "plash-do")
-    assert "such pass, PLASH_*, and the names" in shown(pages, "plash-run")
+    assert "but pull:* and build run" in shown(pages, "plash-do")
+    assert "proxies, PLASH_*, the sockets" in shown(pages, "plash-run")
 
 
 def test_the_page_of_plash_lists_commands_variables_and_statuses(pages):
