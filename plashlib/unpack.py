@@ -150,8 +150,7 @@ class _Layer:
         if stream.is_empty():
             return
         tar = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="surrogateescape")
-        info = tar.firstmember
-        while info:
+        while info := tar.next():
             try:
                 self._add(info, stream)
             except OSError as error:
@@ -162,7 +161,6 @@ class _Layer:
                 ) from None
             # It would keep all of them.
             tar.members = []
-            info = tar.next()
         if stream.last.strip(b"\0"):
             raise tarfile.ReadError("a header is damaged")
 
