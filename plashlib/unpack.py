@@ -53,21 +53,21 @@ def unpack(file: str, root: str) -> "dict":
     os.mkdir(root)
     enter(root)
     stream = _Stream(source)
-    layer = _Layer(own_owners)
+    layer, why = _Layer(own_owners), None
     try:
         layer.add_all(stream)
         stream.seek(None)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         why = str(error).partition("\n")[0] or type(error).__name__
-        raise Error(f"a layer is no sound tar archive: {ascii(why)[1:-1]}") from None
     finally:
-        if process:
-            if process.poll() is None and not stream.ended:
-                process.kill()
-            process.wait()
-    if process and process.returncode:
+        # What has more to say than it was asked for is killed by SIGPIPE.
+        os.close(source) if process is None else process.stdout.close()
+        status = process.wait() if process else 0
+    if status > 0 or status and not why:
         name = os.path.basename(decompress[0])
-        raise Error(f"cannot unpack a layer: {name} ended with status {process.returncode}")
+        raise Error(f"cannot unpack a layer: {name} ended with status {status}")
+    if why:
+        raise Error(f"a layer is no sound tar archive: {why}")
     return {**layer.answer(), "digest": stream.digest.hexdigest()}
 
 
@@ -99,7 +99,7 @@ class _Stream:
     def __init__(self, fd):
         self.digest = hashlib.sha256()
         self._file = io.BufferedReader(_Raw(fd, self.digest), PIECE)
-        self._offset, self.last, self.ended = 0, b"", False
+        self._offset, self.last = 0, b""
 
     def is_empty(self):
         return not self._file.peek(1)
@@ -119,7 +119,6 @@ class _Stream:
             if not piece:
                 break
             self._offset += len(piece)
-        self.ended = offset is None
 
 
 class _Layer:
@@ -175,7 +174,9 @@ class _Layer:
             if info.isdir():
                 self._set_attributes(b"/", info)
             return
-        path = os.path.join(self._parent(parts[:-1]), parts[-1])
+        time = _time(info)
+        self._times.setdefault(b"/", (time, time))
+        path = os.path.join(self._parent(parts[:-1], time), parts[-1])
         if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
             # A device 0/0 would be a whiteout of overlayfs's.
             if info.type == tarfile.CHRTYPE and not info.devmajor and not info.devminor:
@@ -188,7 +189,7 @@ class _Layer:
             source = _parts(info.linkname)
             if not source:
                 raise OSError(errno.EPERM, "a hard link to the root directory")
-            source = os.path.join(self._parent(source[:-1]), source[-1])
+            source = os.path.join(self._parent(source[:-1], time), source[-1])
             if source == path:
                 return
             os.lstat(source)
@@ -225,8 +226,8 @@ class _Layer:
         elif not name.startswith(WHITEOUT) and name not in (b"", b".", b".."):
             self._whiteouts.add(os.path.join(parent, name))
 
-    def _parent(self, parts):
-        """The path, without links, of a directory, which is made if it is missing."""
+    def _parent(self, parts, time):
+        """The path, without links, of a directory, which is made if it is missing: of that time."""
         found = self._parents.get(parts)
         if found is None:
             found = os.path.realpath(b"/" + b"/".join(parts))
@@ -234,10 +235,14 @@ class _Layer:
             for part in found.split(b"/")[1:]:
                 made += b"/" + part
                 try:
-                    os.mkdir(made, 0o755)
-                    self._implied.add(made)
+                    os.mkdir(made)
                 except FileExistsError:
-                    pass
+                    continue
+                # Not the group, and the set-group-ID bit, of the directory that it is in.
+                os.chown(made, 0, 0)
+                os.chmod(made, 0o755)
+                self._implied.add(made)
+                self._times[made] = time, time
             if not stat.S_ISDIR(os.lstat(found).st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             self._parents[parts] = found
@@ -293,9 +298,7 @@ class _Layer:
         for name, value in info.pax_headers.items():
             if name.startswith("SCHILY."):
                 self._set_xattr(path, name, value)
-        seconds, _, fraction = info.pax_headers.get("mtime", str(int(info.mtime))).partition(".")
-        limit = 1 << 40
-        time = max(-limit, min(int(seconds), limit)) * 10**9 + int(f"{fraction[:9]:0<9}")
+        time = _time(info)
         if info.isdir():
             self._times[path] = time, time
         else:
@@ -331,6 +334,14 @@ def _parts(name):
         elif part not in (b"", b"."):
             parts.append(part)
     return tuple(parts)
+
+
+def _time(info):
+    """An entry's modification time, in nanoseconds."""
+    text = info.pax_headers.get("mtime", str(int(info.mtime)))
+    seconds, _, fraction = text.partition(".")
+    limit = 1 << 40
+    return max(-limit, min(int(seconds), limit)) * 10**9 + int(f"{fraction[:9]:0<9}")
 
 
 def _acl(text):

@@ -48,8 +48,9 @@ def below(tree, path):
 class Layer:
     """Entries of one layer, and what they are by themselves: a tree, and what it hides."""
 
-    def __init__(self, lower):
+    def __init__(self, lower, duplicates):
         self.lower, self.entries, self.tree = lower, [], {"": implied()}
+        self.named = None if duplicates else set()
         self.whiteouts, self.opaque = set(), set()
 
     def resolve(self, path):
@@ -80,8 +81,12 @@ class Layer:
         return found
 
     def parent(self, path):
-        directory = self.resolve(path.rpartition("/")[0])
-        return directory
+        """Where the parent of a new entry's path is; None if there can be no such entry."""
+        if self.named is not None:
+            if path in self.named:
+                return None
+            self.named.add(path)
+        return self.resolve(path.rpartition("/")[0])
 
     def imply(self, directory):
         parts = directory.split("/") if directory else []
@@ -102,7 +107,7 @@ class Layer:
         self.entries.append((path, header, content))
 
     def link(self, path, source):
-        directory, origin = self.parent(path), self.parent(source)
+        directory, origin = self.parent(path), self.resolve(source.rpartition("/")[0])
         if directory is None or origin is None:
             return
         origin = f"{origin}/{source.rpartition('/')[2]}".lstrip("/")
@@ -117,8 +122,13 @@ class Layer:
         self.entries.append((path, {"type": tarfile.LNKTYPE, "linkname": source}, b""))
 
     def hide(self, path):
+        known = self.tree.get(path)
+        if known and known.implied:
+            return  # umoci has its attributes from the directory that is removed
+        if self.named is not None and path not in self.lower:
+            return  # podman makes directories for whiteouts of nothing
         directory, name = self.parent(path), path.rpartition("/")[2]
-        if directory is not None and directory == path.rpartition("/")[0]:
+        if directory is not None and directory == path.rpartition("/")[0] and path:
             self.whiteouts.add(path)
             self.entries.append((f"{directory}/.wh.{name}".lstrip("/"), {}, b""))
 
@@ -148,7 +158,11 @@ class Layer:
     def tar(self):
         made = io.BytesIO()
         with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for path, header, content in self.entries:
+            entries = self.entries
+            if self.named is not None:
+                # As tools write them; podman has later whiteouts hide what is before them.
+                entries = sorted(entries, key=lambda entry: ".wh." not in entry[0])
+            for path, header, content in entries:
                 info = tarfile.TarInfo(path or "./")
                 for name, value in header.items():
                     setattr(info, name, value)
@@ -157,8 +171,8 @@ class Layer:
         return made.getvalue()
 
 
-def random_layer(chance, lower):
-    layer = Layer(lower)
+def random_layer(chance, lower, duplicates):
+    layer = Layer(lower, duplicates)
 
     def path():
         parts = [chance.choice(NAMES) for _ in range(chance.randint(1, 3))]
@@ -179,9 +193,14 @@ def random_layer(chance, lower):
         elif kind == "d":
             where = chance.choice([where, where, where, ""])
             if not where:
+                if layer.parent("") is None:
+                    continue
+                mode = head["mode"] = mode & ~0o2000
                 layer.tree[""] = Node("d", mode, uid, gid, mtime=mtime)
                 layer.entries.append(("./", {**head, "type": tarfile.DIRTYPE}, b""))
             else:
+                # Where a directory has the set-group-ID bit, tools differ in what is implied in it.
+                mode = head["mode"] = mode & ~0o2000
                 node = Node("d", mode, uid, gid, mtime=mtime)
                 layer.add(where, node, {**head, "type": tarfile.DIRTYPE})
         elif kind == "l":
@@ -224,11 +243,11 @@ def random_layer(chance, lower):
     return layer
 
 
-def random_stack(seed):
-    """Tars of layers, and the tree of all of them."""
+def random_stack(seed, duplicates=True):
+    """Tars of layers, and the tree of all of them; duplicates: with several entries of a name."""
     chance, tree, tars = random.Random(seed), {"": implied()}, []
     for _ in range(chance.randint(2, 6)):
-        layer = random_layer(chance, tree)
+        layer = random_layer(chance, tree, duplicates)
         tars.append(layer.tar())
         tree = layer.merged()
     return tars, tree

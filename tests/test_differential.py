@@ -1,8 +1,8 @@
 """Random stacks of layers: plash's tree is that of the image specification's model, and umoci's.
 
-PLASH_DIFFERENTIAL=FIRST-LAST runs these seeds in place of a few:
+PLASH_TEST_DIFFERENTIAL=FIRST-LAST runs these seeds in place of a few:
 
-    PLASH_DIFFERENTIAL=0-299 make test ARGS="tests/test_differential.py -q"
+    PLASH_TEST_DIFFERENTIAL=0-299 make test ARGS="tests/test_differential.py -q"
 
 On purpose, the stacks hold nothing that tools read in two ways: entries below what only the layer
 below has as a symbolic link or a file, and hard links to files of the layer below. umoci gives
@@ -19,7 +19,7 @@ import stacks
 from layouts import write_layout
 from requirements import kind_of_user, need_program
 
-FIRST, LAST = map(int, os.environ.get("PLASH_DIFFERENTIAL", "0-3").split("-"))
+FIRST, LAST = map(int, os.environ.get("PLASH_TEST_DIFFERENTIAL", "0-3").split("-"))
 SEEDS = range(FIRST, LAST + 1)
 LISTER = sys.executable, stacks.__file__
 OWNERS = kind_of_user() != "plain"  # else all files are root's
@@ -88,7 +88,7 @@ def test_a_random_stack_of_layers(plash, oci_tools, seed):
 
     own = plash.place / "own"
     own.mkdir()
-    plash("sudo", sys.executable, "-c", SCRIPT, own, seed).ok()
+    plash("sudo", sys.executable, "-c", SCRIPT, own, str(seed)).ok()
     child = plash("stack", number, own).id
     plash("push:oci", child, f"oci:{plash.place}/pushed:x").ok()
     env = {"PLASH_DATA": str(plash.place / "other")}
@@ -117,7 +117,7 @@ def test_podman_sees_the_same(plash, oci_tools, tmp_path_factory):
     need_program("podman")
     with engines.podman(tmp_path_factory.mktemp("podman")) as podman:
         for seed in SEEDS:
-            tars, tree = stacks.random_stack(seed)
+            tars, _ = stacks.random_stack(seed, duplicates=False)
             ref = write_layout(plash.place / f"layout{seed}", tars)
             number = plash("pull:oci", ref).id
             (plash.place / f"own{seed}").mkdir()
@@ -128,4 +128,9 @@ def test_podman_sees_the_same(plash, oci_tools, tmp_path_factory):
                 name = podman("pull", "--quiet", each).splitlines()[-1]
                 theirs = stacks.listed(podman("image", "mount", name))
                 podman("image", "unmount", name)
-                assert differences(theirs, plash_tree(plash, mine), (6,)) == [], seed
+                mine = plash_tree(plash, mine)
+                for tree in theirs, mine:
+                    # podman gives 0755, and root 0555, to directories without an entry.
+                    for entry in tree.values():
+                        entry[:] = entry[:1] if entry[0] == "d" else entry
+                assert theirs == mine, (seed, each)
