@@ -7,116 +7,57 @@ a layer removes, each in its own way; this translates one into the other.
 import contextlib
 import os
 import stat
-import subprocess
 
-from plashlib import Error, archive
+from plashlib import Error, archive, processes, whiteouts
 
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"  # names in OCI layers
 
 
-def extract_layer(source, root):
-    """Unpack a layer of an OCI image, a tar archive that the descriptor of a file reads, into the new directory root.
+def create_layer(root: str, target: int, compress: "list[str]", directory: str) -> str:
+    """Write the directory root of an image's layer to the descriptor target, for an OCI image.
 
-    Its whiteouts, as the OCI image specification has them, become those of overlayfs.
-    Returns the SHA-256 of the expanded archive, in hexadecimal, which is the layer's diff
-    id, and lines on what could not be made. Raises Error, OSError; root is then to be thrown away.
-    """
-    import hashlib
-
-    os.mkdir(root)
-    digest = hashlib.sha256()
-    with subprocess.Popen(
-        archive.decompressor(os.pread(source, archive.BLOCK, 0)) or ["cat"],
-        stdin=source,
-        stdout=subprocess.PIPE,
-    ) as expanding:
-        told = archive.run_pipeline(
-            "unpack",
-            [archive.extractor()],
-            archive.Source(expanding.stdout.fileno(), digest),
-            extract_to=root,
-        )
-    if expanding.returncode:
-        raise Error(f"cannot unpack: {expanding.args[0]} ended with status {expanding.returncode}")
-    _translate_whiteouts(root)
-    return digest.hexdigest(), told
-
-
-def _translate_whiteouts(root):
-    for directory, names, files in os.walk(root):
-        whiteouts = [name for name in files if name.startswith(WHITEOUT)]
-        times = os.stat(directory)
-        for name in whiteouts:
-            os.unlink(f"{directory}/{name}")
-        for name in whiteouts:
-            if name == OPAQUE:
-                os.setxattr(directory, "user.overlay.opaque", b"y")
-            elif not name.startswith(WHITEOUT * 2) and name[len(WHITEOUT) :] not in ("", ".", ".."):
-                hidden = name[len(WHITEOUT) :]
-                place = f"{directory}/{hidden}"
-                if os.path.isdir(place) and not os.path.islink(place):
-                    # Removed and made again: what was in it before is to stay away.
-                    os.setxattr(place, "user.overlay.opaque", b"y")
-                elif not os.path.lexists(place):
-                    _make_whiteout(root, directory, hidden)
-        if whiteouts:
-            os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def _make_whiteout(root, directory, name):
-    try:
-        os.mknod(f"{directory}/{name}", stat.S_IFCHR, 0)
-    except PermissionError:
-        _xattr_whiteout(root, directory, name)
-
-
-def create_layer(root, target, compress, place):
-    """Write the directory of an image's layer to the file descriptor target, as a layer of an OCI image.
-
-    compress  a program's words
-    place     a new directory for files that this makes
+    compress   the argv of the program that compresses it
+    directory  a new directory for files that this makes
 
     overlayfs's whiteouts become those of the OCI image specification. One layer gives the same
-    bytes each time. Returns the SHA-256 of the archive before it is compressed. Raises Error, OSError.
+    bytes each time. Returns the SHA-256 of the archive before it is compressed. Raises Error,
+    OSError.
     """
     import hashlib
-    import threading
 
-    marks = place + "/marks"
+    marks = directory + "/marks"
     os.makedirs(marks)
-    lists = [f"{place}/{name}" for name in ("directories", "marked", "others")]
+    lists = [f"{directory}/{name}" for name in ("directories", "marked", "others")]
     with contextlib.ExitStack() as opened:
         _list_layer(
             os.fsencode(root),
             os.fsencode(marks),
             *(opened.enter_context(open(file, "wb")) for file in lists),
         )
-    # Directories first: an extractor has them with their attributes before anything is in them. Whiteouts
-    # next, before what has the names that they hide.
-    words = [*archive.PACK, "--xattrs-exclude=user.overlay.*", "--no-recursion", "--null"]
-    for directory, file in zip((root, marks, root), lists):
-        words += ["-C", directory, "-T", file]
+    # Directories first: an extractor has them with their attributes before anything is in them.
+    # Whiteouts next, before what has the names that they hide. ACLs go as xattrs, in numbers:
+    # tar's own option for them writes the names that users have on this host.
+    argv = [*archive.PACK, "--no-acls", *archive.NO_OVERLAY, "--sparse", "--no-recursion", "--null"]
+    for each, file in zip((root, marks, root), lists):
+        argv += ["-C", each, "-T", file]
     reader, writer = os.pipe()
-    digest, failures = hashlib.sha256(), []
-
-    def pack():
-        try:
-            archive.run_pipeline("pack", [words], target=writer)
-        except (Error, OSError) as error:
-            failures.append(error)
-        finally:
-            os.close(writer)
-
-    packing = threading.Thread(target=pack)
-    packing.start()
+    digest = hashlib.sha256()
+    packing = processes.Child(_pack, argv, reader, writer)
+    os.close(writer)
     try:
         archive.run_pipeline("pack", [compress], archive.Source(reader, digest), target)
     finally:
         os.close(reader)
-        packing.join()
-    if failures:
-        raise failures[0]
+        try:
+            packing.result()
+        finally:
+            packing.wait()
     return digest.hexdigest()
+
+
+def _pack(argv, reader, writer):
+    os.close(reader)
+    return archive.run_pipeline("pack", [argv], target=writer)
 
 
 def _list_layer(root, marks, directories, marked, others):
@@ -191,16 +132,7 @@ def copy_layer(source, target):
             is_device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
             if is_device and not os.path.lexists(f"{place}/{name}"):
                 if status.st_rdev == 0:
-                    _xattr_whiteout(target, place, name)
+                    whiteouts.make_xattr_whiteout(*map(os.fsencode, (target, place, name)))
                 else:
                     lost.append(f"{directory[len(source) + 1 :]}/{name}".lstrip("/"))
     return [*warnings, *([f"{len(lost)} {devices} (the first: {lost[0]})"] if lost else [])]
-
-
-def _xattr_whiteout(root, directory, name):
-    if _xattr(directory, "user.overlay.opaque") == b"y":
-        return  # nothing below shows through: there is nothing to hide
-    os.setxattr(root, "user.overlay.opaque", b"x")
-    os.setxattr(directory, "user.overlay.opaque", b"x")
-    os.close(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    os.setxattr(f"{directory}/{name}", "user.overlay.whiteout", b"y")
