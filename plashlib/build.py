@@ -181,9 +181,7 @@ def _watch():
 
 def _keep_lost_owners(image, layer, view):
     """Have the layer's image and the user know of the owners that were not kept."""
-    from plashlib import emulate
-
-    view.warnings += emulate.warnings(view.watch.lost())
+    view.warnings += view.watch.warnings()
     layer.config["owners"] = view.watch.lost(image.read("owners"))
 
 

@@ -29,8 +29,8 @@ class View:
     without    what of ABSENT is left out
 
     emulate is what execute() calls at its end, and watch the emulate.Watch of a build, if only one
-    id is mapped. root_home is the home that root has by the container's passwd(5), if not the image's.
-    warnings has a line on each thing that cannot be kept. Raises Error, OSError.
+    id is mapped. root_home is the home that root has by the container's passwd(5), if not the
+    image's. warnings has a line on each thing that cannot be kept. Raises Error, OSError.
     """
 
     def __init__(

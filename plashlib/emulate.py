@@ -318,8 +318,12 @@ class Watch:
             if error.errno != errno.ENOENT:
                 raise
 
+    def warnings(self) -> "list[str]":
+        """Lines on what was given away, as far as that is known."""
+        return warnings("\n".join(self._lost - {UNKNOWN}).encode())
+
     def lost(self, before: "bytes | None" = None) -> bytes:
-        """What was action away, a line for each user; with what is known from before."""
+        """What was given away, a line for each user; with what is known from before."""
         return "".join(
             line + "\n" for line in sorted({*self._lost, *(before or b"").decode().splitlines()})
         ).encode()
@@ -356,7 +360,7 @@ def warnings(lost: "bytes | None") -> "list[str]":
     found = []
     if names:
         found.append(
-            f"owners were not kept: what was action to {', '.join(names)} is root's"
+            f"owners were not kept: what was given to {', '.join(names)} is root's"
             " (only your own id is mapped, see plash doctor)"
         )
     if DEVICES in lines:
