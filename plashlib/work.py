@@ -64,7 +64,7 @@ class NewLayer(Work):
     def __init__(self) -> None:
         super().__init__()
         self.root = self.path + "/root"
-        self.config: "dict[str, bytes]" = {}  # files beside the layer
+        self.config: dict[str, bytes] = {}  # files beside the layer
 
     def stack_on(self, parent: store.Image, **options) -> store.Image:
         """Make the layer a new image on parent; as store.stack()."""
