@@ -141,11 +141,16 @@ def run(
     try:
         # Below a /proc that is partly covered, as docker has it, no other can be mounted.
         for own in (True, False):
+            view.watch = _watch()
             child = processes.Child(_manage, image, layer, command, view, own)
+            if view.watch:
+                view.watch.answer(child.pid)
             status, warnings = child.result() or (None, [])
             child.wait()
             processes.kill_children()
             if status is not None:
+                if status == 0 and view.watch:
+                    _keep_lost_owners(image, layer, view)
                 return status, view.warnings + warnings
         raise Error("the build was killed")
     finally:
@@ -163,6 +168,21 @@ def run(
                 os.rmdir(f"{layer.path}/{name}")
             except OSError:
                 pass
+
+
+def _watch():
+    """The emulate.Watch of a build; None if owners are kept, or chown(2) is to fail."""
+    if 1 not in map(namespaces.mapped, ("uid", "gid")):
+        return None
+    from plashlib import emulate
+
+    return emulate.Watch() if emulate.is_wanted() else None
+
+
+def _keep_lost_owners(image, layer, view):
+    """Have the layer's image and the user know of the owners that were not kept."""
+    view.warnings += view.watch.warnings()
+    layer.config["owners"] = view.watch.lost(image.read("owners"))
 
 
 def _shell(code):
@@ -282,7 +302,7 @@ def _command(command, view, own, user):
 
         users.become(user)
     command = command or container.login_shell(user.name if user else "root")
-    container.execute(command, view.environment)
+    container.execute(command, view.environment, view.emulate)
 
 
 def _keep_ignored(change):

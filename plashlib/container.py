@@ -28,8 +28,9 @@ class View:
     as_me      keep the caller's own uid and gid, with names for them, instead of becoming root
     without    what of ABSENT is left out
 
-    root_home is the home that root has by the container's passwd(5), if not the image's.
-    warnings has a line on each thing that cannot be kept. Raises Error, OSError.
+    emulate is what execute() calls at its end, and watch the emulate.Watch of a build, if only one
+    id is mapped. root_home is the home that root has by the container's passwd(5), if not the
+    image's. warnings has a line on each thing that cannot be kept. Raises Error, OSError.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class View:
         self.as_me, self.without = as_me, without
         self.keep_ids = (os.geteuid(), os.getegid()) if as_me else None
         self.root_home: str | None = None
+        self.emulate = self.watch = None
         self.mounts = [*self._default_mounts(), *map(binds.parse, mounts)]
         unkept = self.working_directory.warning
         self.warnings = [unkept] if unkept and not directory else []
@@ -111,7 +113,8 @@ def run(image: store.Image, command: "list[str]", view: View, changes=None) -> N
         from plashlib import users
 
         users.become(user)
-    execute(command or login_shell(user.name if user else "root"), view.environment)
+    shell = login_shell(user.name if user else "root")
+    execute(command or shell, view.environment, view.emulate)
 
 
 def _one_user(image, view):
@@ -154,6 +157,7 @@ def mount_root(
     os.makedirs(points.directory + HOST)
     view.mounts = points.place(view.mounts)
     _write_entries(points, view)
+    prepare_emulation(view, points)
     lower = [os.open(points.directory, os.O_PATH | os.O_CLOEXEC), *layers]
     in_memory = mounted, "data", "work"
     if changes is None:
@@ -198,6 +202,24 @@ def _write_lines(points, path, lines):
         points.write(path, "".join(line + "\n" for line in lines))
     except OSError:
         pass  # the image has something else there, and no names for users
+
+
+def prepare_emulation(view: View, points: "binds.Points | None" = None) -> None:
+    """Have execute() let root's calls succeed, if this process is root of one id."""
+    if 1 not in map(namespaces.mapped, ("uid", "gid")):
+        return
+    from plashlib import emulate
+
+    if not emulate.is_wanted():
+        return
+    view.emulate = view.watch.install if view.watch else emulate.install
+    if points:
+        try:
+            for path, text in emulate.FILES.items():
+                points.write(path, text)
+        except OSError:
+            return  # the image has something else there
+        view.environment = {**emulate.ENVIRONMENT, **view.environment}
 
 
 def open_layers(image: store.Image, directory: str) -> "list[int]":
@@ -361,10 +383,10 @@ def login_shell(user: str = "root") -> "list[str]":
     return [shell if os.access(shell, os.X_OK) else "/bin/sh", "-l"]
 
 
-def execute(argv: "list[str]", environment: "dict[str, str]") -> None:
+def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> None:
     """Become the program argv[0], looked up in the PATH of environment, which it gets.
 
-    Raises CommandNotFound, CannotExecute.
+    emulate, of a View, is called just before. Raises CommandNotFound, CannotExecute.
     """
     program = argv[0]
     candidates = [program]
@@ -373,6 +395,8 @@ def execute(argv: "list[str]", environment: "dict[str, str]") -> None:
         candidates = [f"{directory or '.'}/{program}" for directory in directories]
     namespaces.default_signals()
     failure = None
+    if emulate:
+        emulate()
     # Not os.execvpe(), which imports a module when it is called: the host's files are out of sight.
     for path in candidates:
         try:

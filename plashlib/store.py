@@ -24,8 +24,9 @@ from plashlib import Error, namespaces
 MAX_LAYERS = namespaces.OVERLAY_LAYERS - 1
 EMPTY = "0"  # the id of the image without files, on which all others stand
 # Files beside an image's layer. An image has these from its parent, unless it is given its own:
-# the variables of its processes, with NUL between them, and its OCI configuration.
-INHERITED = "env", "config.json"
+# the variables of its processes, with NUL between them, its OCI configuration, and the owners
+# that were not kept, by emulate.Watch.
+INHERITED = "env", "config.json", "owners"
 LAYER, DESCRIPTOR = "layer", "descriptor.json"  # a layer's archive in a registry; what that is
 FILE = "file"  # the fingerprint of the squashfs file that the layer is a link to
 

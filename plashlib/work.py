@@ -64,10 +64,12 @@ class NewLayer(Work):
     def __init__(self) -> None:
         super().__init__()
         self.root = self.path + "/root"
+        self.config: dict[str, bytes] = {}  # files beside the layer
 
     def stack_on(self, parent: store.Image, **options) -> store.Image:
         """Make the layer a new image on parent; as store.stack()."""
-        return store.stack(self.root, parent, **options)
+        config = {**self.config, **(options.pop("config", None) or {})}
+        return store.stack(self.root, parent, config, **options)
 
 
 RM = "rm", "-rf", "--one-file-system", "--"
