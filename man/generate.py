@@ -90,11 +90,17 @@ def options(header):
     return entries
 
 
+def stdout(header):
+    """What the command prints, in a sentence."""
+    what = "the id of the new image" if header.prints_new_image() else header.prints
+    return prose(f"Prints {what}.")
+
+
 def see_also(name, header):
     """The pages of the commands that the text speaks of."""
     named = {
         word
-        for word in re.findall(r"plash ([a-z]+(?::[a-z]+)?)", header.text)
+        for word in re.findall(r"plash\s([a-z]+(?::[a-z]+)?)", header.text)
         if (LIBEXEC / f"plash-{word}").exists()
     }
     return literal(
@@ -155,7 +161,7 @@ def page(title, file, *sections):
             section("SYNOPSIS", synopsis(header)),
             *([section("DESCRIPTION", description(header.prose))] if header.prose else []),
             *([section("OPTIONS", options(header))] if header.options else []),
-            *([section("STDOUT", prose(f"Prints {header.prints}."))] if header.prints else []),
+            *([section("STDOUT", stdout(header))] if header.prints else []),
             *sections,
         ]
     )

@@ -73,14 +73,6 @@ def _docopt(header: docs.Header, arguments: "list[str]", roles: "list[str]") -> 
         import docopt
     except ImportError:
         usage_error(usage, "(and the Python package docopt, which reads options, is not installed)")
-    # docopt takes one word for the program's name.
-    text = "Usage:\n"
-    for each in header.usage:
-        text += f"  {each.line.replace(' ', '-', 1)}\n"
-    text += "\nOptions:\n"
-    for option in header.options:
-        value = f" {option.value}" if option.value else ""
-        text += "  " + ", ".join(name + value for name in option.names) + "\n"
     # docopt would read an operand that begins with `-` as an option: a NUL, which no argument
     # holds, marks it.
     marked = [
@@ -89,13 +81,24 @@ def _docopt(header: docs.Header, arguments: "list[str]", roles: "list[str]") -> 
         if role != docs.END
     ]
     try:
-        args = docopt.docopt(text, marked, help=False)
+        args = docopt.docopt(_docopt_text(header), marked, help=False)
     except docopt.DocoptExit:
         for word, role in zip(arguments, roles):
             if role == docs.OPTION and not header.option(word):
                 usage_error(usage, f"(there is no option {word})")
         usage_error(usage)
     return {name: _unmarked(value) for name, value in args.items()}
+
+
+def _docopt_text(header: docs.Header) -> str:
+    """The usage and the options of a Header in the form that all versions of docopt read."""
+    # docopt takes one word for the program's name.
+    lines = ["Usage:", *("  " + usage.line.replace(" ", "-", 1) for usage in header.usage)]
+    lines += ["", "Options:"]
+    for option in header.options:
+        value = f" {option.value}" if option.value else ""
+        lines.append("  " + ", ".join(name + value for name in option.names))
+    return "\n".join(lines)
 
 
 def _unmarked(value: object) -> object:
@@ -129,7 +132,7 @@ def warn(text: str) -> None:
         if sys.stderr:
             print(f"{name}: {_printable(text)}", file=sys.stderr)
     except OSError:
-        pass  # on a full disk, say; the exit status still tells
+        _discard(2)  # on a full disk, say; the exit status still tells
 
 
 def _printable(text: str) -> str:
@@ -151,8 +154,9 @@ def _is_obeyed(character: str) -> bool:
 
 
 def _escaped(character: str) -> str:
-    is_byte = "\udc80" <= character <= "\udcff"  # see PEP 383
-    return repr(chr(ord(character) - 0xDC00) if is_byte else character)[1:-1]
+    if "\udc80" <= character <= "\udcff":  # a byte, see PEP 383
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return repr(character)[1:-1]
 
 
 def explain(error: BaseException) -> str:
@@ -178,16 +182,20 @@ def _fail(kind, error, trace):
         if isinstance(error, Error) and error.status != FAILED:
             # Python itself exits with 1 after this.
             os._exit(error.status)
-    _drop_output()
+    _flush_output()
 
 
-def _drop_output():
-    """Lose what stdout can't take: else Python tries again at exit, and prints its own message."""
+def _flush_output():
     try:
         if sys.stdout:
             sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard(1)
+
+
+def _discard(fd):
+    """Lose what is still to be written to stdout or stderr, rather than fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def _occupy_closed_descriptors():

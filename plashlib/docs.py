@@ -282,8 +282,7 @@ def _text(file: str) -> str:
     for index, line in enumerate(lines):
         quote = line.lstrip("rR")[:3]
         if quote in ('"""', "'''"):
-            docstring = "\n".join(lines[index:]).split(quote)[1].strip()
-            return docstring if line[0] in "rR" else docstring.replace("\\\\", "\\")
+            return "\n".join(lines[index:]).split(quote)[1].strip()
         if line.startswith("#"):
             block = []
             for line in lines[index:]:

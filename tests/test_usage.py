@@ -42,7 +42,10 @@ def test_help_fits_in_79_columns(file):
     text = docs.header(ROOT / file).text
     assert text and max(map(len, text.splitlines())) <= 79
     assert len((ROOT / file).read_text().splitlines()[1]) <= 79
-    assert len(HEADERS.get(file, docs.header(ROOT / file)).summary) <= 79 - len("  push:squashfs ")
+
+
+def test_the_list_of_commands_fits_in_79_columns(plash):
+    assert max(map(len, plash("help").ok().out.splitlines())) <= 79
 
 
 def test_commands_that_make_images():
@@ -103,7 +106,7 @@ def test_arguments_without_options_are_read_as_docopt_reads_them(command):
             mine = cli._match_operands(header, list(arguments))
             try:
                 theirs = docopt.docopt(
-                    header.text.replace(f"plash {command}", f"plash-{command}"),
+                    cli._docopt_text(header),
                     list(arguments),
                     help=False,
                     options_first=header.stops_at_operand(),
@@ -111,18 +114,6 @@ def test_arguments_without_options_are_read_as_docopt_reads_them(command):
             except docopt.DocoptExit:
                 theirs = None
             assert mine == (dict(theirs) if theirs is not None else None), arguments
-
-
-OPERANDS = {
-    "cache": ["map"],
-    "chroot": ["dir"],
-    "do": ["map"],
-    "map": ["4"],
-    "mount": ["4", "dir"],
-    "pull:dir": ["gone"],
-    "recall": ["map"],
-    "run:persist": ["4", "dir"],
-}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -189,34 +180,14 @@ def test_two_hyphens_are_no_id_file_or_name(plash, image):
     assert plash("id", "--", "--help").error == "plash id: not an image id: '--help'"
 
 
-def test_recall_puts_the_id_behind_two_hyphens(plash, image):
+def test_recall_puts_the_id_behind_two_hyphens(plash, host_tar):
     script = (
-        f"plash-recall id; plash-recall build {image} true; plash-recall id -- ; plash-recall id"
+        f"plash-recall pull:tarfile -- {host_tar} && plash-recall run -e A=1 -- echo -- -e"
+        " && plash-recall id -- && plash-recall -- push:tarfile -- x.tar && ls x.tar"
     )
     env = {"PATH": f"{LIBEXEC}:{plash.env['PATH']}"}
-    done = plash.run(
-        [
-            "setsid",
-            "sh",
-            "-c",
-            "plash-recall stack -- layer 2>&1; plash-recall pull:tarfile x 2>&1",
-        ],
-        env=env,
-    )
-    assert "has no image yet" in done.out and script
-    plash("build", image, "true").ok()
-    (plash.place / "layer").mkdir()
-    saved = plash.run(
-        [
-            "setsid",
-            "sh",
-            "-c",
-            f"plash-recall link --help >/dev/null; plash-push:tarfile {image} x.tar"
-            " && plash-recall pull:tarfile -- x.tar && plash-recall run -- echo -- -e",
-        ],
-        env=env,
-    ).ok()
-    assert saved.out == "-- -e\n"
+    done = plash.run(["setsid", "sh", "-c", script], env=env).ok()
+    assert done.out == "-- -e\n1\nx.tar\n"
 
 
 @pytest.mark.parametrize(
@@ -293,11 +264,6 @@ def test_a_message_is_one_line_that_a_terminal_shows_as_it_is(plash, text, shown
 
 
 def test_a_message_in_a_locale_without_its_characters_is_one_line(plash):
-    env = {
-        "LC_ALL": "C",
-        "PYTHONUTF8": "0",
-        "PYTHONCOERCECLOCALE": "0",
-        "PYTHONIOENCODING": "ascii",
-    }
+    env = {"PYTHONIOENCODING": "ascii"}
     error = plash("pull:tarfile", "世界", env=env).error
     assert error == r"plash pull:tarfile: \u4e16\u754c: No such file or directory"
