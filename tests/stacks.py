@@ -48,9 +48,10 @@ def below(tree, path):
 class Layer:
     """Entries of one layer, and what they are by themselves: a tree, and what it hides."""
 
-    def __init__(self, lower, duplicates):
+    def __init__(self, lower, duplicates, whiteouts_first):
         self.lower, self.entries, self.tree = lower, [], {"": implied()}
         self.named = None if duplicates else set()
+        self.whiteouts_first = whiteouts_first
         self.whiteouts, self.opaque = set(), set()
 
     def resolve(self, path):
@@ -121,7 +122,17 @@ class Layer:
         self.tree[real] = self.tree[origin]
         self.entries.append((path, {"type": tarfile.LNKTYPE, "linkname": source}, b""))
 
+    def is_hidden_twice(self, path):
+        """Whether a whiteout would be in what another removes, which tools read in order."""
+        return self.whiteouts_first and any(
+            (one + "/").startswith((other + "/").lstrip("/"))
+            for each in self.whiteouts | self.opaque
+            for one, other in ((each, path), (path, each))
+        )
+
     def hide(self, path):
+        if self.is_hidden_twice(path):
+            return
         known = self.tree.get(path)
         if known and known.implied:
             return  # umoci has its attributes from the directory that is removed
@@ -133,6 +144,8 @@ class Layer:
             self.entries.append((f"{directory}/.wh.{name}".lstrip("/"), {}, b""))
 
     def hide_all(self, path):
+        if self.is_hidden_twice(path):
+            return
         if self.resolve(path) == path and (path in self.tree or path in self.lower):
             self.opaque.add(path)
             self.entries.append((f"{path}/.wh..wh..opq".lstrip("/"), {}, b""))
@@ -159,8 +172,8 @@ class Layer:
         made = io.BytesIO()
         with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
             entries = self.entries
-            if self.named is not None:
-                # As tools write them; podman has later whiteouts hide what is before them.
+            if self.whiteouts_first:
+                # As tools write them; in umoci and podman, later ones hide what is before them.
                 entries = sorted(entries, key=lambda entry: ".wh." not in entry[0])
             for path, header, content in entries:
                 info = tarfile.TarInfo(path or "./")
@@ -171,8 +184,8 @@ class Layer:
         return made.getvalue()
 
 
-def random_layer(chance, lower, duplicates):
-    layer = Layer(lower, duplicates)
+def random_layer(chance, lower, duplicates, first):
+    layer = Layer(lower, duplicates, first)
 
     def path():
         parts = [chance.choice(NAMES) for _ in range(chance.randint(1, 3))]
@@ -243,11 +256,16 @@ def random_layer(chance, lower, duplicates):
     return layer
 
 
+def whiteouts_first(seed):
+    """Whether a stack's layers have whiteouts before all else."""
+    return seed % 4 != 0
+
+
 def random_stack(seed, duplicates=True):
     """Tars of layers, and the tree of all of them; duplicates: with several entries of a name."""
     chance, tree, tars = random.Random(seed), {"": implied()}, []
     for _ in range(chance.randint(2, 6)):
-        layer = random_layer(chance, tree, duplicates)
+        layer = random_layer(chance, tree, duplicates, whiteouts_first(seed))
         tars.append(layer.tar())
         tree = layer.merged()
     return tars, tree

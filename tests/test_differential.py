@@ -6,7 +6,9 @@ PLASH_TEST_DIFFERENTIAL=FIRST-LAST runs these seeds in place of a few:
 
 On purpose, the stacks hold nothing that tools read in two ways: entries below what only the layer
 below has as a symbolic link or a file, and hard links to files of the layer below. umoci gives
-directories without an entry, and those that it removes something from, another time.
+directories without an entry, and those that it removes something from, another time. umoci and
+podman let a whiteout hide what comes before it in the same layer, and the specification does not:
+one stack in four has such, and is compared with the model alone.
 """
 
 import json
@@ -74,7 +76,7 @@ def test_a_random_stack_of_layers(plash, oci_tools, seed):
 
     rootless = [] if os.getuid() == 0 else ["--rootless"]
     plash.run(["umoci", "unpack", *rootless, "--image", ref[4:], "bundle"]).ok()
-    if os.getuid() == 0:
+    if os.getuid() == 0 and stacks.whiteouts_first(seed):
         theirs = stacks.listed(str(plash.place / "bundle/rootfs"))
         ignored = (6,)
         assert (
@@ -116,7 +118,7 @@ def test_podman_sees_the_same(plash, oci_tools, tmp_path_factory):
     """Of stacks as they are, and after plash pulled, changed and pushed them."""
     need_program("podman")
     with engines.podman(tmp_path_factory.mktemp("podman")) as podman:
-        for seed in SEEDS:
+        for seed in filter(stacks.whiteouts_first, SEEDS):
             tars, _ = stacks.random_stack(seed, duplicates=False)
             ref = write_layout(plash.place / f"layout{seed}", tars)
             number = plash("pull:oci", ref).id
