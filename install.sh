@@ -36,7 +36,7 @@ need_writable() {
     { [ -d "$directory" ] && [ -w "$directory" ]; } || fail "cannot write to $directory (another PREFIX, or root, can)"
 }
 
-# The paths of an installed plash, relative to PREFIX. Versions before 0.2 had no list.
+# The paths of an installed plash, relative to PREFIX. A plash from before the list was kept has none.
 installed() {
     if [ -e "$root/libexec/plash/installed" ]; then
         cat "$root/libexec/plash/installed"

@@ -70,6 +70,28 @@ def test_a_document_tells_the_truth(plash, document):
         plash("purge", "--yes", "--force").ok()
 
 
+def script(document, language):
+    """The first block of a language that is a whole script, of a document."""
+    text = (ROOT / document).read_text()
+    return re.search(rf"^```{language}\n(#!.*?)^```$", text, re.M | re.S)[1]
+
+
+def test_the_command_in_contributing_is_a_command(plash, image, tmp_path):
+    libexec = tmp_path / "libexec"
+    libexec.mkdir()
+    (libexec / "plashlib").symlink_to(ROOT / "plashlib")
+    command = libexec / "plash-depth"
+    command.write_text(script("CONTRIBUTING.md", "python"))
+    command.chmod(0o755)
+    built = plash("build", image, "touch /new").id
+    env = {"PATH": f"{libexec}:{plash.env['PATH']}"}
+    for image_id, depth in (image, "1\n"), (built, "2\n"):
+        assert plash("depth", image_id, env=env).ok().out == depth
+    assert plash("depth", "99", env=env).error == "plash depth: no image: 99"
+    assert plash("depth", env=env).status == 2
+    assert "Print how many layers an image has" in plash("help", "depth", env=env).ok().out
+
+
 def test_most_examples_are_run():
     are_run = [is_run for document in DOCUMENTS for _, is_run in blocks(document.read_text())]
     assert len(are_run) > 10 and are_run.count(True) > 3 * are_run.count(False)
