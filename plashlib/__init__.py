@@ -1,7 +1,8 @@
 """What the plash commands share. Each module has one subject; imports go down this list only.
 
 cli         the command line: argv, messages, exit statuses
-docs        the commands, and what their header texts say
+docs        which commands there are, and their header texts
+headers     what a header text says: usage, options, what is printed
 cache       ids by the command that made them, and by session
 removal     rm, shrink, purge: images go in one rename
 build       what a command sees that builds an image, and how it ends

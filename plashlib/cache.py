@@ -6,7 +6,7 @@ Standard modules that are slow to import are left to the calls that run a comman
 import os
 import sys
 
-from plashlib import Error, docs, names, namespaces, processes, store, work
+from plashlib import Error, docs, headers, names, namespaces, processes, store, work
 
 
 def cached(argv, make):
@@ -96,7 +96,7 @@ def recall(argv, remembered=False):
     header = docs.header(docs.find(argv[0]))
     if header.takes_image():
         roles = header.roles(argv[1:])
-        first = 1 + (roles.index(docs.OPERAND) if docs.OPERAND in roles else len(roles))
+        first = 1 + (roles.index(headers.OPERAND) if headers.OPERAND in roles else len(roles))
         argv = [*argv[:first], saved(), *argv[first:]]
     if not header.prints_new_image():
         become(argv)

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 
-from plashlib import Error, docs
+from plashlib import Error, headers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def parse(doc: str) -> dict:
     That is a dict of options and operands by their names. --help prints doc and exits 0;
     arguments that do not fit exit 2 with one line. `--` ends options, and is not an operand.
     """
-    header, arguments = docs.Header(doc), sys.argv[1:]
+    header, arguments = headers.Header(doc), sys.argv[1:]
     roles = header.roles(arguments)
-    options = [word for word, role in zip(arguments, roles) if role == docs.OPTION]
-    operands = [word for word, role in zip(arguments, roles) if role == docs.OPERAND]
+    options = [word for word, role in zip(arguments, roles) if role == headers.OPTION]
+    operands = [word for word, role in zip(arguments, roles) if role == headers.OPERAND]
     if "-h" in options or "--help" in options:
         print(doc.strip())
         sys.exit(0)
@@ -36,7 +36,7 @@ def parse(doc: str) -> dict:
     return _docopt(header, arguments, roles) if args is None else args
 
 
-def _match_operands(header: docs.Header, operands: "list[str]") -> "dict | None":
+def _match_operands(header: headers.Header, operands: "list[str]") -> "dict | None":
     """Match a command line without options with the usage, as docopt does; None if it doesn't fit.
 
     This is for speed: docopt takes 30 ms to import. It also gets the usages with alternatives.
@@ -46,22 +46,16 @@ def _match_operands(header: docs.Header, operands: "list[str]") -> "dict | None"
     args: dict = {}
     rest = list(operands)
     for element in header.usage[0].elements:
-        if element.option:
-            nothing = None if element.option.value else 0 if element.repeated else False
-            args[element.option.key] = [] if element.repeated and element.option.value else nothing
-            is_given = False
-        elif element.repeated:
-            args[element.name], rest = rest, []
-            is_given = bool(args[element.name])
-        else:
-            is_given = bool(rest)
-            args[element.name] = rest.pop(0) if rest else None
-        if not is_given and not element.optional:
+        value: object = element.absent()
+        if rest and not element.option:
+            value, rest = (rest, []) if element.repeated else (rest[0], rest[1:])
+        elif not element.optional:
             return None
+        args[element.key] = value
     return None if rest else args
 
 
-def _docopt(header: docs.Header, arguments: "list[str]", roles: "list[str]") -> dict:
+def _docopt(header: headers.Header, arguments: "list[str]", roles: "list[str]") -> dict:
     """Match a command line with a usage by docopt."""
     usage = " or ".join(usage.line for usage in header.usage)
     if sys.flags.no_site:
@@ -76,21 +70,21 @@ def _docopt(header: docs.Header, arguments: "list[str]", roles: "list[str]") -> 
     # docopt would read an operand that begins with `-` as an option: a NUL, which no argument
     # holds, marks it.
     marked = [
-        "\0" + word if role == docs.OPERAND and word[:1] == "-" and word != "-" else word
+        "\0" + word if role == headers.OPERAND and word[:1] == "-" and word != "-" else word
         for word, role in zip(arguments, roles)
-        if role != docs.END
+        if role != headers.END
     ]
     try:
         args = docopt.docopt(_docopt_text(header), marked, help=False)
     except docopt.DocoptExit:
         for word, role in zip(arguments, roles):
-            if role == docs.OPTION and not header.option(word):
+            if role == headers.OPTION and not header.option(word):
                 usage_error(usage, f"(there is no option {word})")
         usage_error(usage)
     return {name: _unmarked(value) for name, value in args.items()}
 
 
-def _docopt_text(header: docs.Header) -> str:
+def _docopt_text(header: headers.Header) -> str:
     """The usage and the options of a Header in the form that all versions of docopt read."""
     # docopt takes one word for the program's name.
     lines = ["Usage:", *("  " + usage.line.replace(" ", "-", 1) for usage in header.usage)]
@@ -218,4 +212,6 @@ sys.excepthook = _fail
 _occupy_closed_descriptors()
 if sys.stdout:
     # File names may hold any bytes.
-    sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(  # type: ignore[union-attr]
+        line_buffering=True, errors="surrogateescape"
+    )

@@ -7,9 +7,13 @@ stands for anything. A command for which no output is shown has to succeed. A bl
 
 import re
 import shutil
+import sys
 
 import pytest
-from world import ROOT
+from world import COMMANDS, LIBEXEC, ROOT
+
+sys.path.insert(0, str(ROOT))
+from plashlib import docs
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 MARK = "@@{}@@"
@@ -112,3 +116,13 @@ def test_a_document_that_is_right(plash):
         )
         == []
     )
+
+
+def test_the_readme_lists_the_commands_in_their_groups():
+    table = (ROOT / "README.md").read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([A-Z][^|]*) \| ([^|]*) \|$", table, re.M)
+    groups = {}
+    for command in COMMANDS:
+        groups.setdefault(docs.header(LIBEXEC / f"plash-{command}").group, []).append(command)
+    assert [group for group, _ in rows] == [group for group in docs.GROUPS if group in groups]
+    assert {group: sorted(listed.split(", ")) for group, listed in rows} == groups

@@ -11,7 +11,7 @@ import pytest
 from world import COMMANDS, LIBEXEC, ROOT
 
 sys.path.insert(0, str(ROOT))
-from plashlib import cli, docs
+from plashlib import cli, docs, headers
 
 HEADERS = {command: docs.header(LIBEXEC / f"plash-{command}") for command in COMMANDS}
 
@@ -55,7 +55,7 @@ def test_commands_that_make_images():
 
 
 def test_usages_are_read():
-    header = docs.Header(
+    header = headers.Header(
         "Try.\n\nUsage: plash x [-e VAR]... (A | B) [--all | --size=N]\n"
         "         [C [D ...]]\n       plash x --list\nPrints: new ID\n\nOptions:\n"
         "  -e VAR      one\n              line\n  --all, -a  two\n\nMore.\n\nAnd more."
@@ -91,8 +91,8 @@ def test_usages_are_read():
     "text", ["", "\n", "Usage:", "x\n\nUsage: ]...[(", "x\n\nUsage: a\nPrints"]
 )
 def test_no_header_is_too_odd(text):
-    header = docs.Header(text)
-    assert header.roles(["-x", "--", "y"]) == [docs.OPTION, docs.END, docs.OPERAND]
+    header = headers.Header(text)
+    assert header.roles(["-x", "--", "y"]) == [headers.OPTION, headers.END, headers.OPERAND]
     assert not header.takes_image() and not header.prints_new_image()
 
 
