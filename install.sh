@@ -123,7 +123,7 @@ install() {
         # -S and -E: a fast start, that the caller's environment doesn't change.
         sed "1s|^#!/usr/bin/env python3\$|#!$interpreter -SE|" "$file" >"$private/${file#*/}"
         chmod 755 "$private/${file#*/}"
-        ln -s "../$file" "$new/bin"
+        ln -s "../libexec/plash/${file#*/}" "$new/bin"
     done
     cp -R plashlib "$private"
     find "$private/plashlib" -name __pycache__ -prune -exec rm -rf {} +

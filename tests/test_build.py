@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from requirements import need, need_program, subordinate_ids
+from requirements import need, need_program
 from world import wait_for
 
 
