@@ -273,7 +273,7 @@ def _mount_layers(image, target, layers, changes):
         return
     # A read-only overlay must have two layers: the empty image's is the second of image 1.
     bottom = os.open(store.empty().path + "/_data/root", os.O_PATH | os.O_CLOEXEC)
-    namespaces.overlay(image.path, target, [*layers, bottom])
+    namespaces.overlay(image.source(), target, [*layers, bottom])
 
 
 def mount_scratch(mounted: str) -> int:
@@ -315,7 +315,7 @@ def _mount_overlay(image, mounted, own, lower, changes, options=""):
         make_layer(image, f"{directory}/{upper}", f"/proc/self/fd/{own}")
     os.makedirs(f"{directory}/{work}", exist_ok=True)
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
-    namespaces.overlay(image.path, mounted, lower, (fd, upper, work), options)
+    namespaces.overlay(image.source(), mounted, lower, (fd, upper, work), options)
     return f"{directory}/{upper}"
 
 

@@ -9,8 +9,11 @@ from plashlib import Error, store
 
 
 def target(link: str) -> "str | None":
-    """The id of the image that a link leads to; None if the link or the image is missing."""
-    return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
+    """The id of the image that a link leads to; None if there is no link, or no image."""
+    try:
+        return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
+    except OSError:
+        return None  # no link, and nothing of plash's
 
 
 def point(link: str, image_id: str) -> None:
@@ -31,7 +34,30 @@ def point(link: str, image_id: str) -> None:
             continue  # `plash clean` took it for garbage
 
 
+def remove_if(link: str, image_id: str) -> bool:
+    """Remove a link that leads to an image, unless it leads to another by now; returns whether it did."""
+    # Taken away first: whoever gives the name meanwhile finds no link there.
+    temporary = f"{store.path()}/tmp/{os.urandom(8).hex()}"
+    try:
+        os.rename(link, temporary)
+    except FileNotFoundError:
+        return False
+    if os.path.basename(os.readlink(temporary)) == image_id:
+        os.unlink(temporary)
+        return True
+    try:
+        os.link(temporary, link, follow_symlinks=False)
+    except FileExistsError:
+        pass  # a newer one
+    os.unlink(temporary)
+    return False
+
+
 def _link(name):
+    if name.isascii() and name.isdigit():
+        raise Error(f"not a name: {name!r} (a number is an id)")
+    if not name.isprintable():
+        raise Error(f"not a name: {name!r} (it has control characters)")
     if name in ("", ".", "..") or "/" in name or len(os.fsencode(name)) > 255:
         raise Error(f"not a name: {name!r} (a name is a file name: no /, at most 255 bytes)")
     return f"{store.path()}/map/{name}"

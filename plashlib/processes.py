@@ -74,33 +74,120 @@ def _boot():
         return file.read().strip()
 
 
-def users() -> "dict[str, set[int]]":
-    """The processes that use images: the directories of the images, and those above, to pids.
+def users(data: str) -> "dict[str, set[int]]":
+    """The processes that use images of the store at data, a path without symbolic links.
 
-    A process uses an image if it has an overlay mounted whose source is the image's directory.
+    Returns a dict of the directories of images, and of those above, to pids. A process uses an
+    image if it has an overlay mounted whose source is the image's directory, by whatever path.
     """
-    using: dict[str, set[int]] = {}
+    using: "dict[str, set[int]]" = {}
     for pid, source, _ in overlays():
-        directory = os.fsdecode(source)
+        directory = _in_store(os.fsdecode(source), data)
         while directory.strip("/"):
             using.setdefault(directory, set()).add(pid)
             directory = os.path.dirname(directory)
     return using
 
 
+def _in_store(source, data):
+    """The path below data of the image that an overlay's source names; "" if that is another's.
+
+    source is as store.Image.source() has it: it may name the store by another path, that of a
+    bind mount, or the one before it was moved.
+    """
+    path, _, identity = source.rpartition("@")
+    above, _, ids = path.rpartition("/layer/0/")
+    if above == data:
+        return path
+    try:
+        status = os.stat(f"{data}/layer/0/{ids}")
+    except OSError:
+        return ""
+    same = f"{status.st_dev}:{status.st_ino}" == identity
+    return f"{data}/layer/0/{ids}" if same else ""
+
+
 def overlays() -> "Iterator[tuple[int, bytes, bytes]]":
     """The overlays that processes have mounted: the pid, the source, the line of mountinfo.
 
-    /proc/PID/mountinfo can be read from outside the process's mount namespace.
+    Other users' processes, and what they mount, have no effect. /proc/PID/mountinfo can be read
+    from outside the process's mount namespace.
     """
+    uids, namespace = _our_uids(), os.readlink("/proc/self/ns/user")
+    real_root = uids == [(0, 0xFFFFFFFF)]
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
+            uid = os.stat(f"/proc/{pid}").st_uid
+            if not any(first <= uid < first + count for first, count in uids):
+                continue
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 lines = [line for line in file if b" - overlay " in line]
+            # Root's images are used by root's own user namespace; others can only name them.
+            if lines and real_root and os.readlink(f"/proc/{pid}/ns/user") != namespace:
+                lines = []
         except OSError:
             continue
         for line in lines:
             yield int(pid), _unescape(line.partition(b" - overlay ")[2].split(b" ")[0]), line
+
+
+def _our_uids():
+    """The uids of processes that may use this user's images, as pairs of first id and count.
+
+    For root of the initial user namespace, and of one that maps ids, those are all that there are.
+    """
+    own = os.geteuid()
+    if own == 0:
+        return [(0, namespaces.mapped("uid"))]
+    from plashlib import ids
+
+    return [(0, 1), (own, 1), *ids.subordinate("/etc/subuid", own)]
+
+
+class Observer:
+    """A process that stays outside of the user namespace that this one enters, and looks at others.
+
+    If /proc is mounted with hidepid, processes of other user namespaces are hidden from inside
+    one. Start it before ids.become_root(); data is as for users().
+    """
+
+    def __init__(self, data: str) -> None:
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        if os.fork():
+            os.close(requests)
+            os.close(answers)
+            return
+        try:
+            os.close(self._requests)
+            os.close(self._answers)
+            namespaces.die_with_parent()
+            import marshal
+
+            with open(answers, "wb") as file:
+                while os.read(requests, 1):
+                    marshal.dump({key: sorted(pids) for key, pids in users(data).items()}, file)
+                    file.flush()
+        finally:
+            os._exit(0)
+
+    def users(self) -> "dict[str, set[int]]":
+        """As users(), seen by the process outside. Raises Error if that has ended."""
+        import marshal
+
+        os.write(self._requests, b".")
+        try:
+            with open(self._answers, "rb", closefd=False, buffering=0) as file:
+                return {key: set(pids) for key, pids in marshal.load(file).items()}
+        except EOFError:
+            raise Error("cannot tell which images are in use") from None
+
+
+def unseen() -> "str | None":
+    """Why processes that use an image may be hidden from this one, in a phrase; None if none are."""
+    if _pid_namespace("self") != INITIAL_PID_NAMESPACE:
+        return "this process is in a pid namespace of its own"
+    return None
 
 
 def _unescape(field):

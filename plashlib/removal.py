@@ -2,13 +2,15 @@
 
 import os
 
-from plashlib import Error, locks, processes, store, work
+from plashlib import Error, locks, mountinfo, names, processes, store, work
 
 
-def remove(images: "list[store.Image]", used: str = "refuse") -> "list[tuple[str, str]]":
+def remove(
+    images: "list[store.Image]", observer: processes.Observer, used: str = "refuse"
+) -> "list[tuple[str, str]]":
     """Remove Images, children before their parents, with all that was built on them.
 
-    used says what happens to images that processes use: "refuse" raises an Error that names the
+    observer was started before this process entered a user namespace. used says what happens to images that processes use: "refuse" raises an Error that names the
     pids, and removes nothing; "keep" leaves them; "remove" removes them too.
 
     A background process deletes their files. Returns the names that were removed too, as pairs
@@ -20,11 +22,11 @@ def remove(images: "list[store.Image]", used: str = "refuse") -> "list[tuple[str
         try:
             # The first look leaves images in use where they are. The second one finds processes
             # that came meanwhile; processes that come later find that the image is gone.
-            images = _removable(images, used)
+            images = _removable(images, observer, used)
             for image in images:
                 os.rename(image.path, f"{removed.path}/{image.id}")
                 away.append(image)
-            kept = set(away) - set(_removable(away, used))
+            kept = set(away) - set(_removable(away, observer, used))
         except BaseException as error:
             _put_back(removed, away)
             if isinstance(error, FileNotFoundError):
@@ -37,12 +39,15 @@ def remove(images: "list[store.Image]", used: str = "refuse") -> "list[tuple[str
     return names
 
 
-def _removable(images, used):
+def _removable(images, observer, used):
     """Those of the Images that may be removed by remove()'s rule for images in use."""
-    using = processes.users() if used != "remove" else {}
+    using = observer.users() if used != "remove" else {}
     for image in images:
         if used == "refuse" and image.path in using:
             raise in_use(f"image {image.id}", using[image.path])
+        mounted = mountinfo.below(image.path)
+        if mounted:
+            raise Error(f"image {image.id} has a mount at {mounted[0]} (unmount it first)")
     return [image for image in images if image.path not in using]
 
 
@@ -75,15 +80,17 @@ def _forget_missing_locked():
     """
     data = store.path()
     for entry in os.scandir(data + "/index"):
-        node = store.node(entry.name)
-        if not store.is_image(node):
-            store.discard(entry.path, node)
+        if entry.is_symlink() and entry.name.isdigit():
+            node = store.node(entry.name)
+            if not store.is_image(node):
+                store.discard(entry.path, node)
     removed = []
     for directory in "map", "cache":
         for entry in os.scandir(f"{data}/{directory}"):
+            if not entry.is_symlink():
+                continue  # no link of plash's
             image_id = os.path.basename(os.readlink(entry.path))
-            if not os.path.exists(entry.path):
-                os.unlink(entry.path)
+            if not os.path.exists(entry.path) and names.remove_if(entry.path, image_id):
                 if directory == "map":
                     removed.append((entry.name, image_id))
     return sorted(removed)

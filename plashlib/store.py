@@ -1,5 +1,6 @@
 """The data directory: images, and how an image appears.
 
+    format                    marks the directory, and says the version of its format
     id_counter                grows by one byte for each image; its size is the newest id
     layer/0/_data/root        the root directory of the empty image 0
     layer/0/1/_data/root      image 1, on 0; layer/0/1/5 is image 5, on 1
@@ -22,6 +23,7 @@ from plashlib import Error, namespaces
 
 # The limit of one overlay, less plash's own layer of mount points.
 MAX_LAYERS = namespaces.OVERLAY_LAYERS - 1
+MARKER = "format"  # the file that makes a directory a store
 EMPTY = "0"  # the id of the image without files, on which all others stand
 # Files beside an image's layer. An image has these from its parent, unless it is given its own:
 # the variables of its processes, with NUL between them, its OCI configuration, and the owners
@@ -36,14 +38,15 @@ _location = None  # what location() found
 def path() -> str:
     """The absolute path of the data directory, which is created if it is missing. Raises Error."""
     data = location()
-    if not os.path.isdir(data + "/mnt"):
+    if not exists():
         init(data)
     return data
 
 
 def exists() -> bool:
-    """Whether there is a data directory; this creates none."""
-    return os.path.isdir(location() + "/mnt")
+    """Whether there is a whole data directory; this creates none."""
+    data = location()
+    return os.path.exists(f"{data}/{MARKER}") and os.path.isdir(data + "/index")
 
 
 def location() -> str:
@@ -53,14 +56,21 @@ def location() -> str:
     if not _location:
         data = os.environ.get("PLASH_DATA")
         if not data:
-            shared = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+            shared = os.environ.get("XDG_DATA_HOME")
+            if not shared:
+                from plashlib import caller
+
+                shared = caller.home() + "/.local/share"
             data = shared + "/plash"
         _location = os.path.realpath(data)
     return _location
 
 
 def init(data: "str | None" = None) -> None:
-    """Create the data directory, or any missing part of it. Raises Error."""
+    """Create the data directory, or any missing part of it.
+
+    Raises Error, also for a directory that is neither empty nor a store.
+    """
     data = data or location()
     try:
         _create(data)
@@ -75,16 +85,39 @@ def _create(data):
     from plashlib import locks
 
     lock = locks.own(data)
-    for name in "index", "map", "cache", "recall", "tmp", f"layer/{EMPTY}/_data/root":
+    there = set(os.listdir(data))
+    # Of the oldest stores, and of one that was being made: what a directory of other use has not.
+    if there and MARKER not in there and not os.path.isdir(f"{data}/layer/{EMPTY}/_data/root"):
+        os.close(lock)
+        raise Error(f"{data} is not empty, and no data directory of plash's (see PLASH_DATA)")
+    # Nobody else gets at files in layers: one that is setuid would run as the store's owner.
+    for name in "layer", "tmp":
+        os.makedirs(f"{data}/{name}", mode=0o700, exist_ok=True)
+        os.chmod(f"{data}/{name}", 0o700)
+    os.makedirs(f"{data}/layer/{EMPTY}/_data/root", exist_ok=True)
+    for name in "index", "map", "cache", "recall", "mnt":
         os.makedirs(f"{data}/{name}", exist_ok=True)
+    if "index" not in there:
+        _restore_index(data)
     os.close(os.open(data + "/id_counter", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     try:
         os.symlink(f"../layer/{EMPTY}", f"{data}/index/{EMPTY}")
     except FileExistsError:
         pass
     # Created last: if it is there, so is the rest.
-    os.makedirs(data + "/mnt", exist_ok=True)
+    if MARKER not in there:
+        _write(f"{data}/{MARKER}", b"plash data directory, format 1\n")
     os.close(lock)
+
+
+def _restore_index(data):
+    """Make the links of index/ anew, by the directories in layer/."""
+    left = [f"{data}/layer/{EMPTY}"]
+    while left:
+        for entry in os.scandir(left.pop()):
+            if entry.name.isdigit():
+                left.append(entry.path)
+                os.symlink(f"..{entry.path[len(data) :]}", f"{data}/index/{entry.name}")
 
 
 class Image:
@@ -116,6 +149,23 @@ class Image:
         """This Image and those it stands on, the lowest first, without the empty image."""
         bottom, ids = self._split()
         return [Image("/".join([bottom, *ids[:depth]])) for depth in range(1, len(ids) + 1)]
+
+    def source(self) -> str:
+        """What names the image in /proc/PID/mountinfo: its path, and its identity behind @.
+
+        Raises Error if the image is missing.
+        """
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            raise removed_meanwhile(self) from None
+        return f"{self.path}@{status.st_dev}:{status.st_ino}"
+
+    def children(self) -> "list[Image]":
+        """The images that were built on this one, the lowest id first."""
+        found = [entry.name for entry in os.scandir(self.path) if entry.name.isdigit()]
+        nodes = [f"{self.path}/{each}" for each in sorted(found, key=int)]
+        return [Image(each) for each in nodes if is_image(each)]
 
     def open_layers(self) -> "list[int | str]":
         """Open the layers' root directories, the topmost first.
@@ -176,9 +226,11 @@ def empty() -> Image:
 def image(text: str, allow_empty: bool = False) -> Image:
     """The Image whose id is text, a positive decimal number, or "0" if that is allowed.
 
-    Raises Error if text is no id, or if there is no such image.
+    Text that is no number is a name of map/. Raises Error if there is no such image.
     """
-    if not (text.isascii() and text.isdigit()) or text != EMPTY and text[0] == "0":
+    if not (text.isascii() and text.isdigit()):
+        return _named(text)
+    if text != EMPTY and text[0] == "0":
         raise Error(f"not an image id: {text!r}")
     if text == EMPTY and not allow_empty:
         raise Error("image 0 is the empty root image, which this command does not take")
@@ -192,14 +244,26 @@ def image(text: str, allow_empty: bool = False) -> Image:
     return Image(directory)
 
 
+def _named(name):
+    """The Image with a name of map/. Raises Error if there is none."""
+    if name and "/" not in name and len(os.fsencode(name)) < 256:
+        link = f"{path()}/map/{name}"
+        if os.path.lexists(link):
+            if os.path.exists(link):
+                return Image(node(os.path.basename(os.readlink(link))))
+            raise Error(f"no image: the one with the name {name!r} was removed")
+    raise Error(f"no image: {name!r} is neither an id nor a name")
+
+
 def images() -> "list[Image]":
     """All Images, the lowest id first, without the empty one."""
     found = []
-    for number in sorted(map(int, os.listdir(path() + "/index"))):
+    numbers = sorted(int(each) for each in os.listdir(path() + "/index") if each.isdigit())
+    for number in numbers:
         try:
             directory = node(str(number))
-        except FileNotFoundError:
-            continue
+        except OSError:
+            continue  # removed meanwhile, or nothing of plash's
         if number and is_image(directory):
             found.append(Image(directory))
     return found

@@ -8,12 +8,13 @@ garbage. See docs/store.md.
 import errno
 import os
 
-from plashlib import Error, locks, processes, store
+from plashlib import Error, locks, mountinfo, processes, store
 
 TYPE_CHECKING = False  # for a type checker, which takes it for true
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # the prefix of entries that only wait to be deleted
 
@@ -80,6 +81,9 @@ def delete(directory: str) -> None:
 
     What is mounted in it is not touched.
     """
+    mounted = mountinfo.below(os.path.realpath(directory))
+    if mounted:
+        raise Error(f"{mounted[0]} is mounted (unmount it, and run plash clean)")
     # rm(1), because it is faster than Python, and takes paths longer than PATH_MAX.
     reader, writer = os.pipe()
     pid = os.posix_spawnp(
@@ -105,20 +109,18 @@ def garbage() -> "Iterator[str]":
         for name in names[start : start + BATCH]:
             path = f"{directory}/{name}"
             try:
-                locked[name] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                locked[name] = os.open(path, FLAGS)
             except FileNotFoundError:
                 continue
-            except OSError as error:
-                if error.errno != errno.ELOOP:
-                    raise
-                yield path  # a symbolic link, of names.point()
+            except OSError:
+                yield path  # a symbolic link, of names.point(), or nothing of plash's
                 continue
             if not locks.try_lock(locked[name]):
                 os.close(locked.pop(name))
         # Look at mounts only now: a process mounts before it drops its lock.
         mounted = b"".join(line for _, _, line in processes.overlays())
         for name in locked:
-            if f"/tmp/{name}/".encode() not in mounted:
+            if os.fsencode(f"/tmp/{name}/") not in mounted:
                 yield f"{directory}/{name}"
         for fd in locked.values():
             os.close(fd)

@@ -69,7 +69,7 @@ def test_full_disk(store, what, name):
         if name == "stack" and result.status:
             assert os.path.exists(words[2])
         for number in set(after) - {1, 2}:
-            store.plash("rm", str(number)).ok()
+            store.plash("rm", "--recursive", str(number)).ok()
         free += 1 + free // 4
     store.works()
     print(f"{failures} failures of {name}, then enough {what}")

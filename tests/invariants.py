@@ -122,4 +122,4 @@ class Checker:
         new = self.took(self.plash("build", str(base), step(f"after{self.counter}")).id)
         assert new > max(images)
         self.check()
-        self.plash("rm", str(new)).ok()
+        self.plash("rm", "--recursive", str(new)).ok()

@@ -46,7 +46,7 @@ def remove_a_tree(store):
     number = new_image(store)
     child = plash_id(store, "build", number, step("child"))
     store.plash("map", f"name-{child}", child).ok()
-    return ["rm", number]
+    return ["rm", "--recursive", number]
 
 
 def shrink(store):
@@ -59,7 +59,7 @@ def clean(store):
     """There is garbage of all kinds."""
     data = store.plash.data
     gone = f"../index/{new_image(store)}"
-    store.plash("rm", os.path.basename(gone)).ok()
+    store.plash("rm", "--recursive", os.path.basename(gone)).ok()
     (data / "tmp/garbage/root/d").mkdir(parents=True)
     (data / "tmp/garbage/root/file").touch()
     for link, target in (

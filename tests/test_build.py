@@ -130,8 +130,8 @@ def test_the_command_of_a_killed_build_is_killed(plash, image):
 def test_an_image_removed_meanwhile(plash, image):
     build = plash.start("build", image, "echo up; read x; : > /x")
     assert build.stderr.readline() == b"up\n"
-    assert "is in use by process" in plash("rm", image).error
-    plash("rm", "--force", image).ok()
+    assert "is in use by process" in plash("rm", "--recursive", image).error
+    plash("rm", "--recursive", "--force", image).ok()
     out, err = build.communicate(b"go\n")
     assert (build.returncode, out) == (1, b"")
     assert err == f"plash build: no image: {image} (it was removed meanwhile)\n".encode()

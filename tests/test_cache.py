@@ -187,7 +187,7 @@ def test_cache_goes_by_the_exact_words(plash, image):
         for words in (["echo", "b"], ["echo", "a", ""], ["echo", "a", "b"], ["echo", "b", "a"])
     ]
     assert len({first, *others}) == 5
-    plash("rm", first).ok()
+    plash("rm", "--recursive", first).ok()
     again = plash("cache", "build", image, "echo", "a").id
     assert again not in (first, *others)
     assert plash("cache", "build", image, "echo", "a").id == again
@@ -345,10 +345,10 @@ def test_rm_tells_of_names(plash, image):
     other = plash("build", image, "true").id
     plash("map", "my name", child).ok()
     plash("map", "other", other).ok()
-    result = plash("rm", child).ok()
+    result = plash("rm", "--recursive", child).ok()
     assert (result.out, result.err) == (
         "",
-        f"plash rm: image {child} was named 'my name', which names nothing now\n",
+        f"plash rm: image {child} is removed, and so is its name 'my name'\n",
     )
     assert plash("map").out == f"other {other}\n"
 
@@ -361,10 +361,16 @@ def test_rm_of_several_at_once_is_all_or_nothing(plash, image):
         run.stdin.flush()
         run.stdout.readline()
         before = plash.snapshot()
-        assert f"image {child} is in use by process {run.pid}" in plash("rm", other, child).error
-        assert f"image {image} is in use by process {run.pid}" in plash("rm", image).error
+        assert (
+            f"image {child} is in use by process {run.pid}"
+            in plash("rm", "--recursive", other, child).error
+        )
+        assert (
+            f"image {image} is in use by process {run.pid}"
+            in plash("rm", "--recursive", image).error
+        )
         assert plash.snapshot() == before
-        plash("rm", other, image, child, child, "--force").ok()
+        plash("rm", "--recursive", other, image, child, child, "--force").ok()
         run.stdin.close()
     assert os.listdir(plash.data / "layer/0") == ["_data"]
 
@@ -377,7 +383,7 @@ def test_shrink_removes_the_older_half(plash, image):
     result = plash("shrink").ok()
     assert (result.out, result.err) == (
         "",
-        "plash shrink: image 3 was named 'three', which names nothing now\n",
+        "plash shrink: image 3 is removed, and so is its name 'three'\n",
     )
     assert sorted(os.listdir(plash.data / "index")) == ["0", "1", "4", "5"]
     with plash.start("run", "5", "cat") as run:

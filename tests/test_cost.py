@@ -46,7 +46,13 @@ def test_run_imports_what_it_uses_and_no_more(plash, image):
     "words", [["nodepath", "1"], ["map"], ["id", "1"], ["parent", "1"]], ids=" ".join
 )
 def test_a_lookup_imports_what_it_uses_and_no_more(plash, image, words):
-    modules = {"plashlib", "plashlib.cli", "plashlib.headers", "plashlib.namespaces", "plashlib.store"}
+    modules = {
+        "plashlib",
+        "plashlib.cli",
+        "plashlib.headers",
+        "plashlib.namespaces",
+        "plashlib.store",
+    }
     modules |= {"errno", *(["plashlib.names"] if words[0] == "map" else [])}
     assert imported(plash, LIBEXEC / f"plash-{words[0]}", *words[1:]) <= modules
 
@@ -120,7 +126,7 @@ def test_rm_returns_before_the_files_are_deleted(plash, image):
         f'#!/bin/sh\nread line <{plash.place}/go\nPATH=/bin:/usr/bin exec rm "$@"\n'
     )
     (programs / "rm").chmod(0o755)
-    plash("rm", image, env={"PATH": f"{programs}:{plash.env['PATH']}"}).ok()
+    plash("rm", "--recursive", image, env={"PATH": f"{programs}:{plash.env['PATH']}"}).ok()
     assert plash("nodepath", image).status == 1
     assert len(os.listdir(plash.data / "tmp")) == 1
     cleaning = plash.start("clean")

@@ -254,7 +254,7 @@ class Crowd:
                 self.run("map", f"{choice.randrange(9)}-{number}")
             elif kind == "rm":
                 if number not in ("1", "2"):
-                    self.run("rm", number)
+                    self.run("rm", "--recursive", number)
             elif kind == "push":
                 out = self.run("push:tarfile", number, f"{name}.tar")
                 if out.status == 0:

@@ -9,6 +9,7 @@ def test_init_makes_the_store_as_documented(plash):
     assert plash("init").ok().out == ""
     assert sorted(os.listdir(plash.data)) == [
         "cache",
+        "format",
         "id_counter",
         "index",
         "layer",

@@ -109,7 +109,7 @@ def test_programs_are_named_with_their_purpose(plash, tmp_path):
 
 def test_without_tar(plash, tmp_path):
     report = Report(plash("doctor", env=without(tmp_path / "bin", "tar")))
-    assert report["tar"] == ("no", "No such file or directory: install tar")
+    assert report["tar"] == ("no", "No such file or directory: install GNU tar")
 
 
 def test_a_tar_that_is_not_gnus(plash, tmp_path):
@@ -309,7 +309,7 @@ def test_nested_in_plash(plash):
     report = Report(plash("run", image, "sh", "-c", code))
     assert report["container"] == ("--", "this is inside plash: what follows holds in there")
     assert report["mounts"][0] == "ok" and report["overlay"][0] == "--"
-    plash("rm", image).ok()
+    plash("rm", "--recursive", image).ok()
 
 
 def test_output_is_plain(plash):

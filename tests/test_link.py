@@ -89,7 +89,7 @@ def test_a_file_that_has_gone_or_is_another(plash, image):
     os.utime(file, (1, 1))
     assert "has changed since it was linked" in plash("run", child, "true").error
     file.unlink()
-    plash("rm", number).ok()
+    plash("rm", "--recursive", number).ok()
 
 
 def test_an_image_of_another_store(plash, image):
@@ -113,11 +113,11 @@ def test_an_image_of_another_store(plash, image):
     assert (
         plash.data / os.path.relpath(plash("nodepath", env).out.strip(), plash.data) / "_data/env"
     ).read_text() == "A=b"
-    plash("rm", number).ok()
+    plash("rm", "--recursive", number).ok()
     plash("run", child, "true", env=other).ok()
     # Of two links, the one that leads nowhere is told.
     twice = plash("link", f"{other['PLASH_DATA']}/map/tools").id
-    plash("rm", child, env=other).ok()
+    plash("rm", "--recursive", child, env=other).ok()
     assert plash("run", twice, "true").error.startswith(f"plash run: image {twice} is a link to ")
     plash("sudo", "rm", "-rf", other["PLASH_DATA"]).ok()
 

@@ -60,7 +60,7 @@ def test_from_a_registry_only_what_is_new(plash, registry):
     assert pull(plash, app_ref).id == number and pull(plash, base_ref).id == base
     assert not set(registry.fetched()) & {digest(gzip.compress(each, mtime=0)) for each in app}
     assert plash("mounted", number, "cat", "etc/name", "etc/two", "app").ok().out == "base2app"
-    plash("rm", number).ok()
+    plash("rm", "--recursive", number).ok()
     assert pull(plash, app_ref).id > number
 
 
@@ -151,7 +151,7 @@ def test_a_layer_that_is_not_what_it_is_said_to_be(plash, oci_tools):
         plash.place / "layout", BASE, diff_ids=[digest(BASE[0]), "sha256:" + "0" * 64]
     )
     assert "and the image's configuration says sha256:000" in plash("pull:oci", ref).error
-    plash("rm", "1").ok()
+    plash("rm", "--recursive", "1").ok()
     assert plash.snapshot() == before
 
 

@@ -226,7 +226,7 @@ def test_killed_in_the_middle(plash, oci_tools, image):
     number = plash("build", image, "head -c 200000000 /dev/urandom > /big").id
     pushing = plash.start("push:oci", number, f"oci:{plash.place}/layout")
     wait_for(lambda: any(plash.data.glob(f"tmp/*/{number}")))
-    assert "in use by process" in plash("rm", number).error
+    assert "in use by process" in plash("rm", "--recursive", number).error
     pushing.send_signal(signal.SIGKILL)
     pushing.wait()
     wait_for(

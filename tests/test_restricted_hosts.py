@@ -52,7 +52,7 @@ def test_without_newuidmap_the_callers_id_alone_is_mapped(plash, host_tar, debia
         "build", debian, "rm -rf /var/cache/apt; mkdir /var/cache/apt; touch /x", env=env
     ).id
     assert plash("run", built, "stat", "-c", "%u", "/x", "/etc/shadow", env=env).out == "0\n0\n"
-    plash("rm", debian, env=env).ok()
+    plash("rm", "--recursive", debian, env=env).ok()
 
 
 @as_user

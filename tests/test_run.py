@@ -326,6 +326,6 @@ def test_odd_characters_in_paths(plash, host_tar, tmp_path, name):
         wait_for(lambda: "/layer/0/" in open(mountinfo, errors="replace").read())
         assert f"image {child} is in use by process {run.pid}" in plash("rm", child, env=env).error
         run.stdin.close()
-    plash("rm", image, env=env).ok()
+    plash("rm", "--recursive", image, env=env).ok()
     plash("purge", "--yes", env=env).ok()
     plash("sudo", "rm", "-rf", odd).ok()
