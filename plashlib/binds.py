@@ -250,8 +250,14 @@ class Points:
             os.close(fd)
 
     def write(self, path: str, text: str) -> None:
-        """Put a file with that text on top of the image's, with its attributes. Raises OSError."""
+        """Put a file with that text on top of the image's, with its attributes. Raises OSError.
+
+        It covers a link that leads to nothing in the image.
+        """
         target = self.resolve(path)
+        if not self.find(target):
+            parent, _, name = path.rpartition("/")
+            target = f"{self.resolve(parent).rstrip('/')}/{name}"
         self.make(target, directory=False)
         fd = os.open(self.directory + target, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         os.write(fd, text.encode(errors="surrogateescape"))

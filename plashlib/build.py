@@ -98,7 +98,6 @@ class View(container.View):
         if not namespaces.can_restrict_mounts():
             without.add("host")
         super().__init__(image, without=without, **options)
-        self.environment.setdefault("HOME", "/root")
         self.terminal = _foreground()
         if "host" in without:
             self.warnings.append(
@@ -151,7 +150,7 @@ def run(
             if status is not None:
                 if status == 0 and view.watch:
                     _keep_lost_owners(image, layer, view)
-                return status, view.warnings + warnings
+                return status, ids.lost() + view.warnings + warnings
         raise Error("the build was killed")
     finally:
         processes.kill_children()
