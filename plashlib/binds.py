@@ -54,7 +54,9 @@ class Bind(Mount):
             if self.read_only:
                 namespaces.restrict_mount(path, namespaces.MOUNT_ATTR_RDONLY)
         except OSError as error:
-            raise self.error(error.strerror) from None
+            missing = error.errno == errno.ENOSYS
+            why = "read-only directories need Linux 5.12" if missing else error.strerror
+            raise self.error(why) from None
 
     def error(self, why: str) -> Error:
         return Error(f"cannot bind {self.source} on {self.target}: {why}")

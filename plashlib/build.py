@@ -83,7 +83,9 @@ class Processes(binds.Mount):
         for name in SWITCHES:
             if os.path.lexists(f"{path}/{name}"):
                 namespaces.mount(f"/proc/{name}", f"{path}/{name}", flags=namespaces.MS_BIND)
-                namespaces.restrict_mount(f"{path}/{name}", namespaces.MOUNT_ATTR_RDONLY)
+                namespaces.restrict_mount(
+                    f"{path}/{name}", namespaces.MOUNT_ATTR_RDONLY, alone=True
+                )
 
 
 class View(container.View):
@@ -267,7 +269,7 @@ def _init(command, view, own, user, reader, writer):
     try:
         container.enter(view, "host" not in view.without)
     except OSError as error:
-        if own and error.errno == errno.EPERM and error.filename == b"./proc":
+        if own and error.errno == errno.EPERM and error.filename == "./proc":
             return None
         raise
     if "host" not in view.without:

@@ -113,11 +113,11 @@ def mount(
     )
 
 
-def restrict_mount(path: str, attributes: int) -> None:
+def restrict_mount(path: str, attributes: int, alone: bool = False) -> None:
     """Set attributes, of MOUNT_ATTR_*, of a mount and of all mounts below it (Linux 5.12).
 
-    path is the mount point. On an older kernel, only a file's mount can be changed. Raises
-    OSError.
+    path is the mount point. An older kernel can only do it to a mount that has none below it: a
+    file's, and one that the caller says is alone. Raises OSError.
     """
     attr = b"".join(each.to_bytes(8, sys.byteorder) for each in (attributes, 0, 0, 0))
     try:
@@ -127,7 +127,7 @@ def restrict_mount(path: str, attributes: int) -> None:
             path=path,
         )
     except OSError as error:
-        if error.errno != errno.ENOSYS or os.path.isdir(path):
+        if error.errno != errno.ENOSYS or os.path.isdir(path) and not alone:
             raise
         # The flags that it has are locked. MOUNT_ATTR_* and the first of MS_* are the same.
         flags = os.statvfs(path).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC) | attributes
