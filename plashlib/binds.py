@@ -121,6 +121,10 @@ class Points:
             raise OSError(errno.EBUSY, "that is the root directory in the image")
         covering = _covering(mount.target, placed)
         if not covering:
+            found = self.find(mount.target)
+            if found and is_directory(found) != mount.directory:
+                code = errno.ENOTDIR if mount.directory else errno.EISDIR
+                raise OSError(code, os.strerror(code))
             self.make(mount.target, mount.directory)
             return
         mount.make_point = covering.private
