@@ -6,7 +6,7 @@ which programs run.
 
 import os
 
-from plashlib import Error, merged, namespaces, pipeline, programs, progress
+from plashlib import Error, ids, merged, namespaces, pipeline, programs, progress
 from plashlib.pipeline import BLOCK as BLOCK
 from plashlib.pipeline import Source, run_pipeline
 
@@ -110,7 +110,7 @@ def extract(source: int, root: str) -> "list[str]":
             "an archive of image layers (docker save, OCI), not of a root filesystem"
             " (docker export makes one)"
         )
-    return [*pipeline.left_out(lines)[0], *_remove_whiteouts(root)]
+    return [*ids.lost(), *pipeline.left_out(lines)[0], *_remove_whiteouts(root)]
 
 
 def _remove_whiteouts(root):
@@ -187,7 +187,7 @@ def copy_root(source: str, target: str) -> "list[str]":
     os.mkdir(target)
     pack = [*CREATE[:-1], "--one-file-system", CREATE[-1]]
     lines = run_pipeline("copy", [pack, extractor()], create_from=source, extract_to=target)
-    return [*lines, *_remove_whiteouts(target)]
+    return [*ids.lost(), *lines, *_remove_whiteouts(target)]
 
 
 def copy_layers(layers: "list[int]", target: str) -> "list[str]":

@@ -54,7 +54,9 @@ class Bind(Mount):
             if self.read_only:
                 namespaces.restrict_mount(path, namespaces.MOUNT_ATTR_RDONLY)
         except OSError as error:
-            raise self.error(error.strerror) from None
+            missing = error.errno == errno.ENOSYS
+            why = "read-only directories need Linux 5.12" if missing else error.strerror
+            raise self.error(why) from None
 
     def error(self, why: str) -> Error:
         return Error(f"cannot bind {self.source} on {self.target}: {why}")
@@ -119,6 +121,10 @@ class Points:
             raise OSError(errno.EBUSY, "that is the root directory in the image")
         covering = _covering(mount.target, placed)
         if not covering:
+            found = self.find(mount.target)
+            if found and is_directory(found) != mount.directory:
+                code = errno.ENOTDIR if mount.directory else errno.EISDIR
+                raise OSError(code, os.strerror(code))
             self.make(mount.target, mount.directory)
             return
         mount.make_point = covering.private
@@ -250,8 +256,14 @@ class Points:
             os.close(fd)
 
     def write(self, path: str, text: str) -> None:
-        """Put a file with that text on top of the image's, with its attributes. Raises OSError."""
+        """Put a file with that text on top of the image's, with its attributes. Raises OSError.
+
+        It covers a link that leads to nothing in the image.
+        """
         target = self.resolve(path)
+        if not self.find(target):
+            parent, _, name = path.rpartition("/")
+            target = f"{self.resolve(parent).rstrip('/')}/{name}"
         self.make(target, directory=False)
         fd = os.open(self.directory + target, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         os.write(fd, text.encode(errors="surrogateescape"))

@@ -83,7 +83,9 @@ class Processes(binds.Mount):
         for name in SWITCHES:
             if os.path.lexists(f"{path}/{name}"):
                 namespaces.mount(f"/proc/{name}", f"{path}/{name}", flags=namespaces.MS_BIND)
-                namespaces.restrict_mount(f"{path}/{name}", namespaces.MOUNT_ATTR_RDONLY)
+                namespaces.restrict_mount(
+                    f"{path}/{name}", namespaces.MOUNT_ATTR_RDONLY, alone=True
+                )
 
 
 class View(container.View):
@@ -98,7 +100,6 @@ class View(container.View):
         if not namespaces.can_restrict_mounts():
             without.add("host")
         super().__init__(image, without=without, **options)
-        self.environment.setdefault("HOME", "/root")
         self.terminal = _foreground()
         if "host" in without:
             self.warnings.append(
@@ -151,7 +152,7 @@ def run(
             if status is not None:
                 if status == 0 and view.watch:
                     _keep_lost_owners(image, layer, view)
-                return status, view.warnings + warnings
+                return status, ids.lost() + view.warnings + warnings
         raise Error("the build was killed")
     finally:
         processes.kill_children()
@@ -268,7 +269,7 @@ def _init(command, view, own, user, reader, writer):
     try:
         container.enter(view, "host" not in view.without)
     except OSError as error:
-        if own and error.errno == errno.EPERM and error.filename == b"./proc":
+        if own and error.errno == errno.EPERM and error.filename == "./proc":
             return None
         raise
     if "host" not in view.without:

@@ -126,7 +126,7 @@ def socket(name: str, variables: "dict[str, str]") -> "str | None":
     return os.path.normpath(value) if value[:1] == "/" else None
 
 
-def entries() -> "dict[str, str]":
+def entries(home_directory: str) -> "dict[str, str]":
     """The lines that name the caller's own user and group, by the paths of their files."""
     import grp
     import pwd
@@ -142,6 +142,6 @@ def entries() -> "dict[str, str]":
     except KeyError:
         group = name
     return {
-        "/etc/passwd": f"{name}:x:{uid}:{gid}:{real_name}:{home()}:/bin/sh",
+        "/etc/passwd": f"{name}:x:{uid}:{gid}:{real_name}:{home_directory}:/bin/sh",
         "/etc/group": f"{group}:x:{gid}:",
     }

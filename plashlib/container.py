@@ -7,6 +7,7 @@ terminal, signals and exit status are the command's own.
 import errno
 import os
 import stat
+import sys
 
 from plashlib import CannotExecute, CommandNotFound, Error, binds, caller, ids, namespaces, store
 
@@ -49,14 +50,15 @@ class View:
         shared = "home" not in without
         self.environment = caller.environment(own, variables, shared)
         self.given = {entry.partition("=")[0] for entry in variables}
-        self.entries = caller.entries() if as_me else {}
         self.as_me, self.without = as_me, without
         self.keep_ids = (os.geteuid(), os.getegid()) if as_me else None
         self.root_home: str | None = None
         self.emulate = self.watch = None
-        self.mounts = [*self._default_mounts(), *map(binds.parse, mounts)]
         unkept = self.working_directory.warning
         self.warnings = [unkept] if unkept and not directory else []
+        self.mounts = [*self._default_mounts(), *map(binds.parse, mounts)]
+        self.environment.setdefault("HOME", "/" if as_me else "/root")
+        self.entries = caller.entries(self.environment["HOME"]) if as_me else {}
 
     def find_user(self, points: "binds.Points"):
         """The users.User that it asks for, with its home; None for root. Raises Error."""
@@ -66,9 +68,10 @@ class View:
 
         user = users.find(self.user, points.read)
         own = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-        self.environment.update(
-            (name, value) for name, value in own.items() if value and name not in self.given
-        )
+        for name in own.keys() - self.given:
+            self.environment.pop(name, None)
+            if own[name]:
+                self.environment[name] = own[name]
         return user
 
     def _default_mounts(self):
@@ -79,8 +82,14 @@ class View:
         if "tmp" not in self.without:
             directories.append("/tmp")
         if "home" not in self.without:
-            home = caller.home()
-            self.environment.setdefault("HOME", home)
+            try:
+                home = caller.home()
+            except Error:
+                # A uid without an entry in passwd(5), and no HOME.
+                self.warnings.append("you have no home directory (set HOME)")
+                home = "/"
+            else:
+                self.environment.setdefault("HOME", home)
             # /dev and the like are no homes, whatever HOME says; the rest needs a mount of its own.
             if not _is_seen(home, directories):
                 directories.append(home)
@@ -102,9 +111,6 @@ def run(image: store.Image, command: "list[str]", view: View, changes=None) -> N
     changes says where writes go, as for mount_root(); None drops them with the process.
     Raises Error, OSError.
     """
-    if view.user and ids.only_own():
-        # The one id that can be mapped is this user's, instead of root's.
-        view.keep_ids = _one_user(image, view)
     ids.become_root(keep_ids=view.keep_ids)
     root = mount_root(image, view, changes)
     user = view.find_user(root.points)
@@ -113,17 +119,7 @@ def run(image: store.Image, command: "list[str]", view: View, changes=None) -> N
         from plashlib import users
 
         users.become(user)
-    shell = login_shell(user.name if user else "root")
-    execute(command or shell, view.environment, view.emulate)
-
-
-def _one_user(image, view):
-    """The uid and gid of the user that view asks for, read before the Image is mounted."""
-    layers = [layer for layer in image.open_layers() if isinstance(layer, int)]
-    user = view.find_user(binds.Points("/", layers))
-    for layer in layers:
-        os.close(layer)
-    return user.uid, user.gid
+    execute(command or login_shell(user.name if user else "root"), view.environment, view.emulate)
 
 
 class Root:
@@ -369,10 +365,10 @@ def change_directory(view: View) -> None:
 
 
 def login_shell(user: str = "root") -> "list[str]":
-    """The argv of a user's login shell, by the container's /etc/passwd; else of /bin/sh."""
+    """The argv of a user's login shell, by the image's own /etc/passwd; else of /bin/sh."""
     shell = ""
     try:
-        with open(os.open("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(namespaces.open_in_mount("/etc/passwd"), "rb") as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 for line in file:
                     if line.startswith(os.fsencode(user) + b":"):
@@ -393,6 +389,8 @@ def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> N
     if "/" not in program:
         directories = environment.get("PATH", caller.PATH).split(":")
         candidates = [f"{directory or '.'}/{program}" for directory in directories]
+    elif _starts_itself(argv):
+        raise CannotExecute(f"cannot execute {program}: its first line starts it again for ever")
     namespaces.default_signals()
     failure = None
     if emulate:
@@ -411,6 +409,19 @@ def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> N
     if failure:
         raise CannotExecute(f"cannot execute {program}: {failure}")
     raise CommandNotFound(f"command not found: {program}")
+
+
+def _starts_itself(argv):
+    """Whether argv[0] is a script whose first line has plash run argv[0] as this process does."""
+    try:
+        with open(os.open(argv[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0) as file:
+            line = file.read(256)
+    except OSError:
+        return False
+    if line[:2] != b"#!" or b"plash" not in line:
+        return False
+    options = [os.fsencode(each) for each in sys.argv[1 : len(sys.argv) - len(argv)]]
+    return line.split(b"\n")[0].split()[-len(options) :] == options
 
 
 def _execute_foreign(path, argv, environment):

@@ -9,7 +9,10 @@ from plashlib import Error, namespaces
 
 UIDS, GIDS = 1, 2  # bits that name the kinds of ids
 FILES = ("newuidmap", "/etc/subuid", ()), ("newgidmap", "/etc/subgid", ("-g",))
+NOT_CONFIGURED = "no subordinate ids in"
 ALL_IDS = 4294967295  # how many the initial user namespace maps
+
+_made_namespace = False
 
 
 def become_root(keep_ids: "tuple[int, int] | None" = None) -> None:
@@ -30,6 +33,8 @@ def become_root(keep_ids: "tuple[int, int] | None" = None) -> None:
         return
     if may_mount():
         return
+    global _made_namespace
+    _made_namespace = True
     reader, writer = os.pipe()
     inside = keep_ids or (0, 0)
     pid = _start_mapper(reader, (uid, gid), inside)
@@ -55,10 +60,16 @@ def may_mount() -> bool:
     return os.geteuid() == 0 and namespaces.prctl(read, namespaces.CAP_SYS_ADMIN) == 1
 
 
-def only_own() -> bool:
-    """Whether the caller's own id is all that become_root() can map."""
-    uid = os.geteuid()
-    return uid != 0 and not all(subordinate(file, uid, options) for _, file, options in FILES)
+def become_other(uid: int, gid: int) -> None:
+    """Become uid and gid of a new user namespace in which this process has its one id.
+
+    Its capabilities are there until execve(2). Raises Error, OSError.
+    """
+    own = os.geteuid(), os.getegid()
+    namespaces.unshare(namespaces.CLONE_NEWUSER)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{uid} {own[0]} 1")
+    _write("/proc/self/gid_map", f"{gid} {own[1]} 1")
 
 
 def _start_mapper(reader, own, inside):
@@ -206,7 +217,7 @@ def fallback() -> "str | None":
         uid = int(file.read().split()[1])
     for program, file_name, options in FILES:
         if not subordinate(file_name, uid, options):
-            return f"no subordinate ids in {file_name}"
+            return f"{NOT_CONFIGURED} {file_name}"
     for program, _, _ in FILES:
         path = _program(program)
         if not path:
@@ -216,6 +227,14 @@ def fallback() -> "str | None":
         if not os.stat(path).st_mode & 0o4000 and "security.capability" not in os.listxattr(path):
             return f"{program} is neither setuid nor has capabilities"
     return "newuidmap or newgidmap refused"
+
+
+def lost() -> "list[str]":
+    """Warnings for a command that writes images: why configured subordinate ids are not used."""
+    reason = fallback() if _made_namespace else None
+    if not reason or reason.startswith(NOT_CONFIGURED):
+        return []
+    return [f"only your own id is mapped, so root owns all files: {reason} (see plash doctor)"]
 
 
 def _program(name):

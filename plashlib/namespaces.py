@@ -26,7 +26,7 @@ MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
-RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS = 0x01, 0x02
 # The same on all architectures that Linux has now (since 5.2, new system calls share their numbers).
 SYS_OPENAT2, SYS_MOUNT_SETATTR = 437, 442
 PR_SET_PDEATHSIG = 1
@@ -113,11 +113,11 @@ def mount(
     )
 
 
-def restrict_mount(path: str, attributes: int) -> None:
+def restrict_mount(path: str, attributes: int, alone: bool = False) -> None:
     """Set attributes, of MOUNT_ATTR_*, of a mount and of all mounts below it (Linux 5.12).
 
-    path is the mount point. On an older kernel, only a file's mount can be changed. Raises
-    OSError.
+    path is the mount point. An older kernel can only do it to a mount that has none below it: a
+    file's, and one that the caller says is alone. Raises OSError.
     """
     attr = b"".join(each.to_bytes(8, sys.byteorder) for each in (attributes, 0, 0, 0))
     try:
@@ -127,7 +127,7 @@ def restrict_mount(path: str, attributes: int) -> None:
             path=path,
         )
     except OSError as error:
-        if error.errno != errno.ENOSYS or os.path.isdir(path):
+        if error.errno != errno.ENOSYS or os.path.isdir(path) and not alone:
             raise
         # The flags that it has are locked. MOUNT_ATTR_* and the first of MS_* are the same.
         flags = os.statvfs(path).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC) | attributes
@@ -143,16 +143,15 @@ def can_restrict_mounts() -> bool:
     return True
 
 
-def open_in_root(root: int, path: str, flags: int) -> int:
-    """Open a path, with root, an open directory, as the root directory of all its links.
+def open_in_mount(path: str) -> int:
+    """Open a file for reading if all of its path, links too, is on the root directory's mount.
 
-    openat2(2) with RESOLVE_IN_ROOT: nothing leads out of root. Raises OSError.
+    openat2(2) with RESOLVE_NO_XDEV. Does not wait for the writer of a FIFO. Raises OSError.
     """
-    how = b"".join(
-        each.to_bytes(8, sys.byteorder)
-        for each in (flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-    )
-    return call("syscall", SYS_OPENAT2, root, os.fsencode(path), how, len(how), path=path)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
+    how = b"".join(each.to_bytes(8, sys.byteorder) for each in (flags, 0, resolve))
+    return call("syscall", SYS_OPENAT2, AT_FDCWD, os.fsencode(path), how, len(how), path=path)
 
 
 def unmount(target: str) -> None:

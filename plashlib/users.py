@@ -2,7 +2,7 @@
 
 import os
 
-from plashlib import Error, ids
+from plashlib import Error, ids, namespaces
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
@@ -58,12 +58,12 @@ def become(user: User) -> None:
     if (os.geteuid(), os.getegid()) == (user.uid, user.gid):
         return
     try:
-        try:
-            os.setgroups(user.groups)
-        except PermissionError:
-            pass  # denied where only the caller's own id is mapped
+        if max(map(namespaces.mapped, ("uid", "gid"))) == 1:
+            # The one id that there is becomes this user's.
+            ids.become_other(user.uid, user.gid)
+            return
+        os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        why = ids.fallback() or error.strerror
-        raise Error(f"cannot become {user.uid}:{user.gid}: {why}") from None
+        raise Error(f"cannot become {user.uid}:{user.gid}: {error.strerror}") from None

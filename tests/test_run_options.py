@@ -4,7 +4,7 @@ import os
 import pwd
 
 import pytest
-from requirements import as_user
+from requirements import as_user, needs_subordinate_ids
 
 
 def test_a_variable_with_its_value(plash, image):
@@ -189,4 +189,101 @@ def test_do_puts_the_image_after_the_options(plash, image, host_tar):
     assert (
         plash("do", "run", "-e", "A=1", "-eB=2", "sh", "-c", "cat /word; echo $A$B").ok().out
         == "hello\n12\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "run:persist", "build"])
+def test_a_working_directory_inside(plash, image, command):
+    there = ["changes"] if command == "run:persist" else []
+    done = plash(command, "-w", "/usr/bin", image, *there, "sh", "-c", "pwd >&2").ok()
+    assert done.err == "/usr/bin\n"
+    assert plash(command, "-w", "/none", image, *there, "true").error == (
+        f"plash {command}: cannot change to /none: No such file or directory"
+    )
+
+
+@pytest.fixture
+def users(plash):
+    """An image with users and groups of its own."""
+    tools = plash("pull:host", "sh", "id", "touch", "ls", "mkdir", "chown", "chmod", "stat", "cat")
+    code = (
+        "echo app:x:5:6::/srv/app:/bin/sh >>/etc/passwd; mkdir -p /srv/app; chmod 777 /srv/app;"
+        " printf 'six:x:6:\\nseven:x:7:other,app\\n' >>/etc/group"
+    )
+    return plash("build", tools.id, code).id
+
+
+@pytest.mark.parametrize(
+    "command, user, expected",
+    [
+        ("run", "app", "5 6 /srv/app app"),
+        ("run", "app:seven", "5 7 /srv/app app"),
+        ("run", "0:7", "0 7 /root root"),
+        ("run", "77", "77 0 /"),
+        ("run:persist", "5", "5 6 /srv/app app"),
+        ("build", "app", "5 6 /srv/app app"),
+        ("build", "77:88", "77 88 /"),
+    ],
+)
+def test_a_user_of_the_image(plash, users, command, user, expected):
+    there = ["changes"] if command == "run:persist" else []
+    code = "echo $(id -u) $(id -g) $HOME $USER >&2; echo x >/srv/app/made; ls -n /srv/app/made >&2"
+    lines = plash(command, "-u", user, users, *there, "sh", "-c", code).ok().err.splitlines()
+    assert lines[0] == expected
+    assert lines[1].split()[2:4] == expected.split()[:2]
+
+
+@needs_subordinate_ids
+def test_a_user_has_the_groups_of_the_image(plash, users):
+    assert sorted(plash("run", "-u", "app", users, "id", "-G").ok().out.split()) == ["6", "7"]
+    assert plash("run", "-u", "app:6", users, "id", "-G").ok().out == "6\n"
+    built = plash("build", "-u", "app", users, "echo x >/srv/app/file").id
+    assert plash("run", built, "stat", "-c", "%u:%g", "/srv/app/file").out == "5:6\n"
+
+
+@pytest.mark.parametrize("command", ["run", "build"])
+def test_a_user_has_no_privileges(plash, users, command):
+    done = plash(command, "-u", "app", users, "sh", "-c", "cat /proc/self/status >&2").ok()
+    caps = next(line for line in done.err.splitlines() if line.startswith("CapEff"))
+    assert int(caps.split()[1], 16) == 0
+
+
+def test_users_that_the_image_lacks(plash, users):
+    assert plash("run", "-u", "none", users, "true").error == (
+        "plash run: the image has no user 'none' in /etc/passwd"
+    )
+    assert plash("build", "-u", "app:none", users, "true").error == (
+        "plash build: the image has no group 'none' in /etc/group"
+    )
+
+
+@pytest.mark.only_for("subids")
+def test_a_user_whose_id_is_not_mapped(plash, users):
+    assert plash("run", "-u", "999999", users, "true").error == (
+        "plash run: cannot become 999999:0: Invalid argument"
+    )
+
+
+def test_what_can_be_left_out(plash, image):
+    built = plash("build", image, "mkdir -p /home/node/app; echo own >/home/node/app/f").id
+    code = 'cat /home/node/app/f; echo "$HOME"; ls -A /tmp /host'
+    done = plash("run", "--no-home", "--no-tmp", "--no-host", built, "sh", "-c", code).ok()
+    assert done.out == "own\n/root\n/host:\n\n/tmp:\n"
+    done = plash("run:persist", "--no-home", "--no-tmp", built, "changes", "sh", "-c", code).ok()
+    assert done.out.startswith("own\n/root\n") and "etc\n" in done.out
+    assert plash("run", "--no-host", built, "pwd", cwd="/usr/lib").ok().out == "/\n"
+
+
+def test_files_are_those_of_one_filesystem(plash, image):
+    """du -x, find -xdev and the detection of hard links, for which inode numbers have to agree."""
+    code = "du -s /usr | cut -f1; du -sx /usr | cut -f1; find /usr | wc -l; find /usr -xdev | wc -l"
+    tools = plash("pull:host", "sh", "du", "find", "wc", "cut", "ln", "stat").id
+    linked = plash("build", tools, "echo x >/usr/one; ln /usr/one /usr/two").id
+    all_of_it, without_mounts, found, of_one = (
+        plash("run", linked, "sh", "-c", code).ok().out.split()
+    )
+    assert (all_of_it, found) == (without_mounts, of_one) and int(found) > 10
+    assert (
+        len(set(plash("run", linked, "stat", "-c", "%d:%i", "/usr/one", "/usr/two").out.split()))
+        == 1
     )
