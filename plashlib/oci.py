@@ -158,9 +158,9 @@ def layers(manifest: dict) -> "list[dict]":
     for each in found:
         if not isinstance(each.get("digest"), str):
             raise Error("the image's manifest has a layer without a digest")
-        if "foreign" in str(each.get("mediaType")) or "nondistributable" in str(
-            each.get("mediaType")
-        ):
+        kind = str(each.get("mediaType"))
+        # skopeo copies nothing that has urls.
+        if each.get("urls") or "foreign" in kind or "nondistributable" in kind:
             raise Error(f"a layer is not in the registry, but elsewhere (urls): {each['digest']}")
     return found
 
