@@ -61,7 +61,10 @@ def _pack(argv, reader, writer):
 
 
 def _list_layer(root, marks, directories, marked, others):
-    """Write the paths in a layer to three files, NUL after each; what stands for whiteouts is made in the directory marks."""
+    """Write the paths in a layer to three files, with a NUL after each.
+
+    The files that stand for whiteouts are made in the directory marks.
+    """
 
     def mark(directory, name):
         os.makedirs(os.path.join(marks, directory), exist_ok=True)
@@ -84,7 +87,8 @@ def _list_layer(root, marks, directories, marked, others):
             path = os.path.join(directory, entry.name)
             if entry.name.startswith(WHITEOUT.encode()):
                 raise Error(
-                    f"a layer of OCI cannot hold files of this name, which is for whiteouts: {os.fsdecode(path)}"
+                    "a layer of OCI cannot hold files of this name, which is for whiteouts:"
+                    f" {os.fsdecode(path)}"
                 )
             if entry.is_dir(follow_symlinks=False):
                 below.append(path)
@@ -96,7 +100,10 @@ def _list_layer(root, marks, directories, marked, others):
 
 
 def _is_whiteout(entry, opaque):
-    """Whether the os.DirEntry, in a directory that is opaque as the xattr says, is a whiteout of overlayfs's."""
+    """Whether an os.DirEntry is one of overlayfs's whiteouts.
+
+    opaque  the value of the xattr user.overlay.opaque of its directory
+    """
     if entry.is_symlink():
         return False
     if entry.is_file():
@@ -113,7 +120,7 @@ def _xattr(path, name):
         return None
 
 
-def copy_layer(source, target):
+def copy_layer(source: str, target: str) -> "list[str]":
     """Copy a layer, a directory that overlayfs wrote to, to the new directory target.
 
     Where target's filesystem refuses the device files that are whiteouts, as an overlay

@@ -11,9 +11,8 @@ import sys
 
 from plashlib import Error, foreign, programs
 
-ALGORITHM = (
-    "sha256:"  # what every digest begins with, and the name of the directory of a layout's blobs
-)
+# What every digest begins with, and the name of the directory of a layout's blobs.
+ALGORITHM = "sha256:"
 TRANSPORTS = {
     "containers-storage",
     "dir",
@@ -34,8 +33,8 @@ CONFIGS = (
 )
 
 
-def reference(text):
-    """What the user's REF is to skopeo: an image of a registry where it names no transport."""
+def reference(text: str) -> str:
+    """Return a user's REF as skopeo takes it: of a registry where it names no transport."""
     if text.partition(":")[0] in TRANSPORTS - {"docker"}:
         return text
     name, at, digest = text.removeprefix("docker://").partition("@")
@@ -54,8 +53,11 @@ def pinned(ref: str, digest: str) -> str:
     return f"docker://{directory}{slash}{last.partition(':')[0]}@{digest}"
 
 
-def options(args, prefix=""):
-    """The options of ours in docopt's args that are skopeo's; prefix is "src-" or "dest-" for `skopeo copy`."""
+def options(args: dict, prefix: str = "") -> "list[str]":
+    """Return the options in docopt's args that are skopeo's too.
+
+    prefix  "src-" or "dest-" for `skopeo copy`
+    """
     given = ("authfile", f"--{prefix}authfile"), ("tls-verify", f"--{prefix}tls-verify")
     return [f"{option}={args['--' + name]}" for name, option in given if args["--" + name]]
 
@@ -96,8 +98,11 @@ def _avoid_others_credentials():
             pass
 
 
-def blob(layout, digest):
-    """The path of the file of that digest in a layout. Raises Error for another kind of digest."""
+def blob(layout: str, digest: str) -> str:
+    """Return the path of the file of that digest in a layout.
+
+    Raises Error for another kind of digest.
+    """
     algorithm, _, number = digest.rpartition(ALGORITHM)
     if algorithm or len(number) != 64 or not number.isalnum():
         raise Error(f"not a digest that plash knows: {digest}")
@@ -153,15 +158,15 @@ def layers(manifest: dict) -> "list[dict]":
     for each in found:
         if not isinstance(each.get("digest"), str):
             raise Error("the image's manifest has a layer without a digest")
-        if "foreign" in str(each.get("mediaType")) or "nondistributable" in str(
-            each.get("mediaType")
-        ):
+        kind = str(each.get("mediaType"))
+        # skopeo copies nothing that has urls.
+        if each.get("urls") or "foreign" in kind or "nondistributable" in kind:
             raise Error(f"a layer is not in the registry, but elsewhere (urls): {each['digest']}")
     return found
 
 
 def architecture() -> "tuple[str, str]":
-    """Return this machine's architecture, as OCI images name it, and its variant, which may be ""."""
+    """Return this machine's architecture and its variant, or "", as OCI images name them."""
     name, _, variant = foreign.oci_name(os.uname().machine).partition(" ")
     return name, variant
 
@@ -172,7 +177,7 @@ def choose(index: dict, platform: "tuple[str, str, str]") -> dict:
     platform  the operating system, architecture, and the variant or ""
     """
     entries = [each for each in index.get("manifests") or [] if isinstance(each, dict)]
-    found = {}
+    found: dict = {}
     for each in entries:
         described = each.get("platform") if isinstance(each.get("platform"), dict) else {}
         key = tuple(str(described.get(name) or "") for name in ("os", "architecture", "variant"))

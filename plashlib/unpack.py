@@ -39,8 +39,9 @@ def unpack(file: str, root: str) -> "dict":
 
     Returns a dict: `digest`, the SHA-256 of the decompressed archive in hexadecimal, which is the
     layer's diff id; `whiteouts` and `opaque`, the paths that the archive removes from the layers
-    below; `implied`, directories that have no entry of their own; `warnings`. This process has
-    root as its root directory from then on. Raises Error, OSError.
+    below; `implied`, directories that have no entry of their own; `links`, empty files that stand
+    for hard links, and the paths in the layers below that they lead to; `warnings`. This process
+    has root as its root directory from then on. Raises Error, OSError.
     """
     source = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     decompress = archive.decompressor(os.pread(source, archive.BLOCK, 0))
@@ -127,7 +128,7 @@ class _Layer:
     def __init__(self, owners):
         self._owners = owners
         self._parents = {(): b"/"}  # parsed directory names to where they are
-        self._implied, self._times = {b"/"}, {}
+        self._implied, self._times, self._links = {b"/"}, {}, {}
         self._whiteouts, self._opaque, self._lost = set(), set(), {}
 
     def answer(self):
@@ -138,6 +139,7 @@ class _Layer:
             "whiteouts": sorted(self._whiteouts),
             "opaque": sorted(self._opaque),
             "implied": sorted(self._implied),
+            "links": self._links,
             "warnings": warnings,
         }
 
@@ -189,10 +191,9 @@ class _Layer:
             source = _parts(info.linkname)
             if not source:
                 raise OSError(errno.EPERM, "a hard link to the root directory")
-            source = os.path.join(self._parent(source[:-1], time), source[-1])
+            source = os.path.join(os.path.realpath(b"/" + b"/".join(source[:-1])), source[-1])
             if source == path:
                 return
-            os.lstat(source)
         self._make_room(path, info.isdir())
         if info.isdir():
             try:
@@ -202,7 +203,7 @@ class _Layer:
         elif info.issym():
             os.symlink(info.linkname.encode("utf-8", "surrogateescape"), path)
         elif info.islnk():
-            os.link(source, path, follow_symlinks=False)
+            self._link(source, path)
             return
         elif info.isfifo():
             os.mkfifo(path, 0o600)
@@ -216,6 +217,17 @@ class _Layer:
                 self._lose(DEVICES, path)
                 return
         self._set_attributes(path, info)
+
+    def _link(self, source, path):
+        try:
+            os.link(source, path, follow_symlinks=False)
+        except FileNotFoundError:
+            # overlayfs links nothing across layers: what the layer below has is copied later.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            self._links[path] = source
+        else:
+            if source in self._links:
+                self._links[path] = self._links[source]
 
     def _add_whiteout(self, parts):
         name = parts[-1][len(WHITEOUT) :]
@@ -256,15 +268,16 @@ class _Layer:
             return
         if not stat.S_ISDIR(mode):
             os.unlink(path)
+            self._links.pop(path, None)
             if stat.S_ISLNK(mode):
                 self._parents = {(): b"/"}
         elif not for_directory:
             _remove(path)
             self._parents = {(): b"/"}
             inside = path + b"/"
-            for kept in self._times, self._implied:
+            for kept in self._times, self._implied, self._links:
                 for each in [each for each in kept if each == path or each.startswith(inside)]:
-                    kept.pop(each) if kept is self._times else kept.discard(each)
+                    kept.discard(each) if kept is self._implied else kept.pop(each)
 
     def _write(self, path, info, stream):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

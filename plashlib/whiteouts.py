@@ -8,9 +8,10 @@ overlayfs.rst, of which plash uses the xattrs user.overlay.*.
 
 import errno
 import os
+import shutil
 import stat
 
-from plashlib import merged, unpack
+from plashlib import Error, merged, unpack
 
 CANNOT = (errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -34,7 +35,10 @@ class Below:
         return self._directories[current]
 
     def _find(self, path):
-        """Whether the path, whose parent's layers are known, is there; the layers if it is a directory."""
+        """Whether a path is there, and the layers of it if it is a directory.
+
+        The layers of the directory that it is in are known.
+        """
         found = []
         for layer in self._directories[os.path.dirname(path)]:
             try:
@@ -75,7 +79,7 @@ class Below:
 
     def names(self) -> "list[bytes]":
         """The names in the root directory."""
-        found = set()
+        found: set = set()
         for root in self._roots:
             fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
             try:
@@ -90,20 +94,48 @@ class Below:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path[1:] or b".", flags, dir_fd=self._roots[layer])
         try:
-            status = os.fstat(fd)
-            os.chown(target, status.st_uid, status.st_gid)
-            os.chmod(target, stat.S_IMODE(status.st_mode))
-            for name in os.listxattr(fd):
-                if name.startswith(unpack.DROPPED):
-                    continue
-                try:
-                    os.setxattr(target, name, os.getxattr(fd, name))
-                except OSError as error:
-                    if error.errno not in CANNOT:
-                        raise
-            os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            _copy_attributes(fd, target)
         finally:
             os.close(fd)
+
+    def copy_file(self, path: bytes, target: bytes) -> None:
+        """Make an empty file a copy of the regular file that these layers show at a path.
+
+        Raises Error if there is none.
+        """
+        name = ascii(os.fsdecode(path[1:]))[1:-1]
+        if not self.has(path):
+            raise Error(f"cannot unpack a layer: a hard link to what is nowhere: {name}")
+        for layer in self._directories[os.path.dirname(path)]:
+            try:
+                mode = os.lstat(path[1:], dir_fd=self._roots[layer]).st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(mode):
+                raise Error(f"cannot unpack a layer: a hard link across layers to no file: {name}")
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(path[1:], flags, dir_fd=self._roots[layer])
+            with open(fd, "rb") as source, open(target, "wb") as copy:
+                shutil.copyfileobj(source, copy, unpack.PIECE)
+                copy.flush()
+                _copy_attributes(fd, target)
+            return
+
+
+def _copy_attributes(fd, target):
+    """Give a path the owner, mode, xattrs and time of a descriptor."""
+    status = os.fstat(fd)
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(fd):
+        if name.startswith(unpack.DROPPED):
+            continue
+        try:
+            os.setxattr(target, name, os.getxattr(fd, name))
+        except OSError as error:
+            if error.errno not in CANNOT:
+                raise
+    os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 
 def finish(root: str, layers: "list[str]", found: dict) -> None:
@@ -113,7 +145,7 @@ def finish(root: str, layers: "list[str]", found: dict) -> None:
     layers  those of the layers below, the topmost first
     found   what unpack() returned
 
-    Raises OSError.
+    Raises Error, OSError.
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     below = Below([os.open(layer, flags) for layer in layers])
@@ -131,6 +163,8 @@ class _Finish:
         self._remade = set()  # those of them that were removed, and made again
 
     def run(self):
+        for path, source in self._found["links"].items():
+            self._below.copy_file(source, path)
         if not self._below.directories(b"/"):
             return
         hidden = set(self._found["whiteouts"])

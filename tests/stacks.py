@@ -101,6 +101,8 @@ class Layer:
         self.imply(directory)
         real = f"{directory}/{path.rpartition('/')[2]}".lstrip("/")
         old = self.tree.get(real)
+        if self.whiteouts_first and node.kind == "d" and old and old.kind != "d":
+            return  # umoci has removed a directory of the layer below by then
         if old and not (node.kind == old.kind == "d"):
             for each in below(self.tree, real):
                 del self.tree[each]
@@ -146,7 +148,10 @@ class Layer:
     def hide_all(self, path):
         if self.is_hidden_twice(path):
             return
-        if self.resolve(path) == path and (path in self.tree or path in self.lower):
+        lower = self.lower.get(path)
+        if self.whiteouts_first and lower and lower.kind != "d":
+            return  # umoci follows a link of the layer below
+        if self.resolve(path) == path and (path in self.tree or lower):
             self.opaque.add(path)
             self.entries.append((f"{path}/.wh..wh..opq".lstrip("/"), {}, b""))
 

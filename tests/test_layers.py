@@ -153,6 +153,35 @@ def test_hard_links_are_one_file(plash, oci_tools):
     assert plash("mounted", number, "stat", "-c", "%h", "y", "b/f").ok().out == "2\n2\n"
 
 
+def test_a_hard_link_to_a_file_of_the_layer_below(plash, oci_tools):
+    """It is a copy, as overlayfs makes one; what comes later in the layer counts."""
+    layers = [
+        made((D, "d", {"mode": 0o700}), (F, "d/f", {"mode": 0o4711, "uid": 0, "mtime": 10**9})),
+        made((F, "d/other")),
+        made(
+            *((H, "new/one", to("d/f")), (H, "two", to("new/one")), (H, "three", to("d/f"))),
+            *((F, "three"), (H, "x/four", to("d/other")), (F, "x"), (F, ".wh.d")),
+        ),
+    ]
+    ref = write_layout(plash.place / "layout", layers)
+    number = plash("pull:oci", ref).id
+    shape = ["find", ".", "-type", "f", "-printf", "%m %n %T@ %s %P\n"]
+    assert sorted(plash("mounted", number, *shape).ok().out.splitlines()) == [
+        *("4711 2 1000000000.0000000000 1 new/one", "4711 2 1000000000.0000000000 1 two"),
+        *("644 1 0.0000000000 1 three", "644 1 0.0000000000 1 x"),
+    ]
+
+
+@pytest.mark.parametrize("target", ["none", "d/none", "d", "l"])
+def test_a_hard_link_to_no_file(plash, oci_tools, target):
+    plash("init").ok()
+    before = plash.snapshot()
+    layers = [made((D, "d"), (L, "l", to("d"))), made((H, "x", to(target)))]
+    assert "a hard link" in plash("pull:oci", write_layout(plash.place / "a", layers)).error
+    plash("rm", "1").ok()
+    assert plash.snapshot() == before
+
+
 def acl(uid):
     nobody = 0xFFFFFFFF
     entries = (1, 6, nobody), (2, 6, uid), (4, 4, nobody), (0x10, 6, nobody), (0x20, 4, nobody)
@@ -259,7 +288,7 @@ def test_deep_directories(plash, oci_tools):
         (b"no tar at all" * 100, "a layer is no sound tar archive"),
         (made((F, "f"), (F, "f/g")), "Not a directory"),
         (made((L, "a", to("b")), (L, "b", to("a")), (F, "a/f")), "cannot unpack a layer: a/f: "),
-        (made((H, "a", to("missing"))), "cannot unpack a layer: a: "),
+        (made((H, "a", to("missing"))), "cannot unpack a layer: a hard link"),
         (made((F, "/".join(["d" * 200] * 30))), "File name too long"),
     ],
 )
