@@ -62,3 +62,11 @@ def read(image) -> dict:
     except ValueError:
         found = {}
     return {"argv": found.get("argv", []), "created": found.get("created")}
+
+
+def created(image) -> float:
+    """When a store.Image was made, in seconds since the epoch. Raises FileNotFoundError."""
+    try:
+        return os.stat(f"{image.path}/_data/{FILE}").st_mtime
+    except FileNotFoundError:
+        return os.stat(image.path + "/_data").st_mtime  # made by an older plash
