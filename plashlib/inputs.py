@@ -42,14 +42,14 @@ class Inputs:
         self.key = [*described, os.uname().machine, *_variables(runs)]
         if self.stdin is not None:
             self.key.append(sha256(self.stdin).hexdigest())
-        if runs and not any(each.prefix == "-w" or each.value == "-w" for each in self._options()):
+        elsewhere = any(
+            each.name == "DIR" and each.role != docs.OPERAND for each in self._arguments
+        )
+        if runs and not elsewhere:
             self.key.append(os.getcwd())
         if file and os.path.dirname(file) != docs.own:
             self.key.append(_identity(os.path.realpath(file)))
         self.key += self._files()
-
-    def _options(self):
-        return [each for each in self._arguments if each.role == docs.OPTION]
 
     def _given(self, name):
         return [each for each in self._arguments if each.role == docs.OPERAND and each.name == name]
@@ -103,7 +103,7 @@ def _described(argument):
 def _path(argument):
     """The path of a file or directory that an argument names; None if it names none."""
     name, value = argument.name, argument.value
-    if name in ("FILE", "DIR", "PATH"):
+    if name == "FILE" or name in ("DIR", "PATH") and argument.role == docs.OPERAND:
         return value
     if name == "URL" and value.lower().startswith("file:"):
         from urllib.parse import unquote, urlsplit
