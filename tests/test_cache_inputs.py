@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import time
 
@@ -296,7 +297,7 @@ class Shell:
     def wait_for(self, text):
         end = time.monotonic() + 30
         while text not in self.seen:
-            assert time.monotonic() < end, self.seen
+            assert select.select([self.fd], [], [], end - time.monotonic())[0], self.seen
             self.seen += os.read(self.fd, 4096).decode(errors="replace")
         before, _, self.seen = self.seen.partition(text)
         return before
@@ -306,7 +307,7 @@ class Shell:
 
     def end(self):
         try:
-            while os.read(self.fd, 4096):
+            while select.select([self.fd], [], [], 30)[0] and os.read(self.fd, 4096):
                 pass
         except OSError:
             pass  # no process has the terminal open any more

@@ -22,7 +22,7 @@ def test_the_layers_of_an_image(plash, image):
     assert oldest["size"] > 1000000 > middle["size"] > 0
     lines = plash("history", third).ok().out.splitlines()
     assert [line.split()[0] for line in lines] == [third, second, image]
-    assert lines[0].endswith("  build 2 'echo one echo two'")
+    assert lines[0].endswith("  build 2 'echo one echo two '")
     assert "tools" in lines[1] and lines[1].endswith("build 1 'echo '\"'\"'a b'\"'\"' >/out'")
 
 
