@@ -8,7 +8,7 @@ does not count. The usage of the command says what an argument is.
 import os
 import stat
 
-from plashlib import Error, docs, store
+from plashlib import Error, docs, headers, store
 
 # Of plash's own variables, all others count.
 SETTINGS = ("PLASH_DATA", "PLASH_DEBUG", "PLASH_EXPORT", "PLASH_NO_", "PLASH_TEST_")
@@ -43,7 +43,7 @@ class Inputs:
         if self.stdin is not None:
             self.key.append(sha256(self.stdin).hexdigest())
         elsewhere = any(
-            each.name == "DIR" and each.role != docs.OPERAND for each in self._arguments
+            each.name == "DIR" and each.role != headers.OPERAND for each in self._arguments
         )
         if runs and not elsewhere:
             self.key.append(os.getcwd())
@@ -52,7 +52,9 @@ class Inputs:
         self.key += self._files()
 
     def _given(self, name):
-        return [each for each in self._arguments if each.role == docs.OPERAND and each.name == name]
+        return [
+            each for each in self._arguments if each.role == headers.OPERAND and each.name == name
+        ]
 
     def _read_stdin(self, runs):
         optional = {each.name for each in self._header.operands() if each.optional}
@@ -103,7 +105,7 @@ def _described(argument):
 def _path(argument):
     """The path of a file or directory that an argument names; None if it names none."""
     name, value = argument.name, argument.value
-    if name == "FILE" or name in ("DIR", "PATH") and argument.role == docs.OPERAND:
+    if name == "FILE" or name in ("DIR", "PATH") and argument.role == headers.OPERAND:
         return value
     if name == "URL" and value.lower().startswith("file:"):
         from urllib.parse import unquote, urlsplit

@@ -68,7 +68,7 @@ def seconds(text: str) -> int:
 
 
 def size(text: str) -> int:
-    """The bytes of a size such as 20G or 500MB; with an i, as in GiB, units are of 1024. Raises Error."""
+    """The bytes of a size such as 20G or 500MB; an i, as in GiB, makes it 1024. Raises Error."""
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ").strip()
     unit = text[len(digits) :].strip().lower().removesuffix("b")
     base = 1024 if unit.endswith("i") else 1000
