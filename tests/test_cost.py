@@ -46,7 +46,13 @@ def test_run_imports_what_it_uses_and_no_more(plash, image):
     "words", [["nodepath", "1"], ["map"], ["id", "1"], ["parent", "1"]], ids=" ".join
 )
 def test_a_lookup_imports_what_it_uses_and_no_more(plash, image, words):
-    modules = {"plashlib", "plashlib.cli", "plashlib.headers", "plashlib.namespaces", "plashlib.store"}
+    modules = {
+        "plashlib",
+        "plashlib.cli",
+        "plashlib.headers",
+        "plashlib.namespaces",
+        "plashlib.store",
+    }
     modules |= {"errno", *(["plashlib.names"] if words[0] == "map" else [])}
     assert imported(plash, LIBEXEC / f"plash-{words[0]}", *words[1:]) <= modules
 
