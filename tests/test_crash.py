@@ -140,10 +140,13 @@ def test_each_system_call_fails(store, name):
             and name[:3] != "run"
             and not any(re.search(r"write\([12]<", line) for line in injected)
         ):
-            assert result.err.count("\n") == 1 and result.err.startswith("plash"), (
-                injected,
-                result.err,
-            )
+            # A build's command hits the fault too, and says so itself.
+            own = [
+                line
+                for line in result.err.splitlines()
+                if not line.startswith(("touch: ", "mkdir: "))
+            ]
+            assert len(own) == 1 and own[0].startswith("plash"), (injected, result.err)
         assert result.status in (0, 1) or name in ("run", "run:persist"), (
             injected,
             result.status,
