@@ -1,9 +1,9 @@
 """What the plash commands share. Each module has one subject; imports go down this list only.
 
 cli         the command line: argv, messages, exit statuses
-docs        which commands there are, and their header texts
-headers     what a header text says: usage, options, what is printed
-cache       ids by the command that made them, and by session
+cache       ids by the inputs of the command that made them, and by session
+inputs      what the result of a command depends on
+usage       how much of the disk images take, and ages and sizes in text
 removal     rm, shrink, purge: images go in one rename
 build       what a command sees that builds an image, and how it ends
 container   what a process sees: an image as its root filesystem
@@ -26,6 +26,9 @@ atomic      files that appear whole or not at all
 work        tmp/: work in progress, and what is garbage
 names       symbolic links to images: map/, cache/, recall/
 store       the data directory, Image, and how an image appears
+history     what made an image, and when
+docs        which commands there are, and their header texts
+headers     what a header text says: usage, options, what is printed
 mountinfo   what is mounted where
 processes   which process is which, who uses an image, child processes
 locks       locks on directories

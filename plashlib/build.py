@@ -121,12 +121,18 @@ class View(container.View):
 
 
 def run(
-    image: store.Image, layer: work.NewLayer, command: "list[str]", script: bool = False, **options
+    image: store.Image,
+    layer: work.NewLayer,
+    command: "list[str]",
+    script: bool = False,
+    keep: bool = False,
+    **options,
 ) -> "tuple[int, list[str]]":
     """Run command in the Image so that what it writes fills the work.NewLayer layer.
 
     command  its argv; empty is root's login shell
     script   the one argument of command is shell code, run by /bin/sh -e
+    keep     fill layer even if command fails
     options  the user's own, as for container.View
 
     Returns the exit status of command, as a shell has it, and the lines of View.warnings. All that
@@ -143,7 +149,7 @@ def run(
         # Below a /proc that is partly covered, as docker has it, no other can be mounted.
         for own in (True, False):
             view.watch = _watch()
-            child = processes.Child(_manage, image, layer, command, view, own)
+            child = processes.Child(_manage, image, layer, command, view, own, keep)
             if view.watch:
                 view.watch.answer(child.pid)
             status, warnings = child.result() or (None, [])
@@ -197,7 +203,7 @@ def _shell(code):
     return ["/bin/sh", "-ec", f". /proc/self/fd/{SCRIPT_FD}"]
 
 
-def _manage(image, layer, command, view, own):
+def _manage(image, layer, command, view, own, keep):
     """Mount the Image and run command in it, in a pid namespace of its own if own.
 
     Returns its exit status, which is None if there can be no such namespace with a /proc of its
@@ -230,7 +236,7 @@ def _manage(image, layer, command, view, own):
     status = init.result()
     init.wait()
     if copying:
-        if status == 0:
+        if status == 0 or keep and status is not None:
             os.write(finish, b"\n")
         os.close(finish)
         lost = copying.result() or []

@@ -124,12 +124,12 @@ def warn(text: str) -> None:
     """Print one line on stderr: what a user should know of a command that succeeds, too."""
     try:
         if sys.stderr:
-            print(f"{name}: {_printable(text)}", file=sys.stderr)
+            print(f"{name}: {printable(text)}", file=sys.stderr)
     except OSError:
         _discard(2)  # on a full disk, say; the exit status still tells
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return text in one line, without what a terminal would obey; a server may have sent it.
 
     Control characters, bytes that are no UTF-8, and marks that turn the direction of text are

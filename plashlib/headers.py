@@ -98,6 +98,19 @@ class Usage:
         return [element for element in self.elements if not element.option]
 
 
+class Argument:
+    """An argument of a command line, by what the usage calls it.
+
+    role    OPTION, VALUE, END or OPERAND
+    name    the name of the operand, or of the option's value; "" if it has none
+    prefix  what stands before the value in the same argument: `--sha256=`, `-e`
+    value
+    """
+
+    def __init__(self, role: str, name: str, prefix: str, value: str):
+        self.role, self.name, self.prefix, self.value = role, name, prefix, value
+
+
 class Header:
     """What the text at the top of a command says.
 
@@ -162,14 +175,21 @@ class Header:
 
         As docopt reads it, so `-e` and `--name` take one; `-eVALUE` and `--name=VALUE` have it.
         """
+        option, before = self._split(argument)
+        awaits = option and before == argument and "=" not in argument
+        return option.value if option and awaits else None
+
+    def _split(self, argument: str) -> "tuple[Option | None, str]":
+        """The option that has a value in an argument, and the part of it before that value."""
         if argument.startswith("--"):
             option = self.option(argument)
-            return option.value if option and "=" not in argument else None
+            name, equals, _ = argument.partition("=")
+            return option if option and option.value else None, name + equals
         for position, letter in enumerate(argument[1:], 2):
             option = self.option("-" + letter)
             if option and option.value:
-                return option.value if position == len(argument) else None
-        return None
+                return option, argument[:position]
+        return None, argument
 
     def roles(self, arguments: "list[str]") -> "list[str]":
         """The role of each argument: OPTION, its VALUE, the END of options, or OPERAND."""
@@ -187,6 +207,26 @@ class Header:
                 role, awaited = OPTION, self.awaited_value(argument) is not None
             roles.append(role)
         return roles
+
+    def arguments(self, arguments: "list[str]") -> "list[Argument]":
+        """What each argument is by the command's first usage, in order."""
+        found: list[Argument] = []
+        operands = [element.name for element in self.operands()]
+        awaited = ""
+        for argument, role in zip(arguments, self.roles(arguments)):
+            name, before = "", ""
+            if role == OPERAND and operands:
+                name = operands[0]
+                del operands[: len(operands) > 1]
+            elif role == VALUE:
+                name = awaited
+            elif role == OPTION:
+                awaited = self.awaited_value(argument) or ""
+                option, before = self._split(argument)
+                if option and not awaited:
+                    name = option.value or ""
+            found.append(Argument(role, name, before, argument[len(before) :]))
+        return found
 
 
 def _fields(paragraph: str) -> "dict[str, list[str]]":

@@ -32,22 +32,31 @@ def write_list(roots: "list[int]", file) -> None:
             file.write(b"--directory=/proc/self/fd/%d\n" % roots[current])
         file.write(path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n") + b"\n")
         if is_directory:
-            entries = sorted(_entries(roots, marks, path, layers).items(), reverse=True)
-            left += [(path + b"/" + name, *entry) for name, entry in entries if entry]
+            found = sorted(entries(roots, marks, path, layers).items(), reverse=True)
+            left += [(path + b"/" + name, *entry) for name, entry in found if entry]
 
 
-def _entries(roots, marks, path, layers):
+def entries(
+    roots: "list[int]", marks: "list[bool]", path: bytes, layers: "list[int]"
+) -> "dict[bytes, tuple[list[int], bool] | None]":
     """Return a directory's entries: a dict of names to pairs, or to None for a whiteout.
 
     A pair is of the layers that an entry is in, the topmost first, and whether it is a directory.
+
+    roots   descriptors of the layers' directories
+    marks   for each, whether its opaque_mark() is x
+    path    of the directory, from the roots on
+    layers  those that the directory is in, the topmost first
+
+    Raises OSError.
     """
     found, ended = {}, set()
     for layer in layers:
         directory = os.open(path, DIRECTORY, dir_fd=roots[layer])
         try:
             opaque = opaque_mark(directory) if marks[layer] or layer != layers[-1] else None
-            with os.scandir(directory) as entries:
-                for entry in entries:
+            with os.scandir(directory) as listed:
+                for entry in listed:
                     name, is_directory = (
                         os.fsencode(entry.name),
                         entry.is_dir(follow_symlinks=False),

@@ -174,6 +174,7 @@ class Image:
         Raises Error if the image, or what it links to, is missing.
         """
         opened: list[int | str] = []
+        mark_used(self.id)
         try:
             node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
             for _ in range(self.depth()):
@@ -195,6 +196,19 @@ class Image:
             raise Error(f"no image: {self.id}") from None
         os.close(node)
         return opened
+
+
+def mark_used(image_id: str) -> None:
+    """Note that an image is used now: the modification time of its link in index/ tells when."""
+    try:
+        os.utime(f"{path()}/index/{image_id}", follow_symlinks=False)
+    except OSError:
+        pass  # it is gone, or another user's store
+
+
+def last_used(image_id: str) -> float:
+    """When an image was used last, else made, in seconds since the epoch. Raises OSError."""
+    return os.lstat(f"{path()}/index/{image_id}").st_mtime
 
 
 def _linked_file(node):
@@ -288,14 +302,14 @@ def stack(
     """Make directory the layer of a new image on parent.
 
     config  files beside the layer: names to contents. Those of INHERITED that it lacks are
-            the parent's
+            the parent's; without history.FILE, this process's argv made the image
     file    the path of the layer's archive, which gets a second name there
 
     directory is moved into the store in one rename(2): readers see all of it or nothing.
     Raises Error if parent was removed meanwhile or has as many layers as can be mounted, and
     OSError, such as EXDEV if directory is on another filesystem; then directory is unharmed.
     """
-    from plashlib import locks
+    from plashlib import history, locks
 
     require_room(parent)
     data = path()
@@ -312,8 +326,9 @@ def stack(
     try:
         os.mkdir(directory_of_new)
         os.mkdir(directory_of_new + "/_data")
-        inherited = {name: parent.read(name) for name in INHERITED}
-        for name, content in {**inherited, **(config or {})}.items():
+        files = {name: parent.read(name) for name in INHERITED}
+        files[history.FILE] = history.made()
+        for name, content in {**files, **(config or {})}.items():
             if content:
                 _write(f"{directory_of_new}/_data/{name}", content)
         if file:
@@ -348,7 +363,9 @@ def is_image(directory: str) -> bool:
 
 def discard(link: str, directory: str) -> None:
     """Remove what stack() creates before the image is there."""
-    beside = (*INHERITED, LAYER, DESCRIPTOR, FILE)
+    from plashlib import history
+
+    beside = (*INHERITED, history.FILE, LAYER, DESCRIPTOR, FILE)
     files = [(os.unlink, f"{directory}/_data/{name}") for name in beside]
     rest = [(os.rmdir, directory + "/_data"), (os.rmdir, directory), (os.unlink, link)]
     for remove, name in [*files, *rest]:

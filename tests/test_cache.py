@@ -375,31 +375,6 @@ def test_rm_of_several_at_once_is_all_or_nothing(plash, image):
     assert os.listdir(plash.data / "layer/0") == ["_data"]
 
 
-def test_shrink_removes_the_older_half(plash, image):
-    """1 with the children 2, 3, 4; 5 and 6 on 4."""
-    for parent in "1", "1", "1", "4", "5":
-        plash("build", parent, "true").ok()
-    plash("map", "three", "3").ok()
-    result = plash("shrink").ok()
-    assert (result.out, result.err) == (
-        "",
-        "plash shrink: image 3 is removed, and so is its name 'three'\n",
-    )
-    assert sorted(os.listdir(plash.data / "index")) == ["0", "1", "4", "5"]
-    with plash.start("run", "5", "cat") as run:
-        run.stdin.write(b"x\n")
-        run.stdin.flush()
-        run.stdout.readline()
-        plash("shrink").ok()
-        assert sorted(os.listdir(plash.data / "index")) == ["0", "1", "4", "5"]
-        run.stdin.close()
-    plash("shrink").ok()
-    assert sorted(os.listdir(plash.data / "index")) == ["0", "1", "4"]
-    plash("shrink").ok()
-    plash("shrink").ok()
-    assert sorted(os.listdir(plash.data / "index")) == ["0", "1"]
-
-
 def test_clean_goes_by_the_process_not_by_its_number(plash, image):
     """Entries of another boot, of a process whose number another has by now, of a process that lives."""
     live = plash("mkdtemp").out.strip()

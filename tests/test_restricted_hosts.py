@@ -168,7 +168,7 @@ def test_nested(plash):
         plash run $b sh -c 'ls -d /d /d/* /e/* /a /f 2>/dev/null; :'
         plash push:tarfile $b - | tar -tf - | grep -cE '^./(a|f|d/old)'  || true
         ls /store/tmp
-        plash rm $id; plash purge --yes"""
+        plash rm --recursive $id; plash purge --yes"""
     done = plash("run", image, "sh", "-c", code)
     unknown = "plash push:tarfile: owners may not have been kept: "
     lines = done.err.splitlines()

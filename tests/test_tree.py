@@ -46,7 +46,7 @@ def test_the_drawing_is_ascii_where_the_terminal_is(plash):
 
 def test_the_age_is_of_the_image_not_of_what_was_built_on_it(plash):
     stack(plash, "0")
-    os.utime(plash.data / "layer/0/1/_data", (0, time.time() - 3 * 86400 - 5))
+    os.utime(plash.data / "layer/0/1/_data/made.json", (0, time.time() - 3 * 86400 - 5))
     stack(plash, "1")
     ages = [line[:7].strip() for line in plash("tree").ok().out.splitlines()]
     assert ages[0] == "3 d" and ages[1] in ("now", *(f"{number} s" for number in range(1, 60)))
@@ -59,8 +59,8 @@ def test_json(plash):
     plash("map", "ä name", "2").ok()
     first, second = json.loads(plash("tree", "--json").ok().out)
     assert begun <= first.pop("created") <= time.time() and second.pop("created")
-    assert first == {"id": "1", "parent": "0", "size": None, "names": [], "pids": []}
-    assert second == {"id": "2", "parent": "1", "size": None, "names": ["ä name"], "pids": []}
+    assert first == {"id": "1", "parent": "0", "size": None, "whole": None, "names": [], "pids": []}
+    assert second == {**first, "id": "2", "parent": "1", "names": ["ä name"]}
 
 
 def test_sizes_are_of_the_own_layer(plash):
@@ -68,10 +68,10 @@ def test_sizes_are_of_the_own_layer(plash):
     stack(plash, "1", *(f"file{number}" for number in range(10)))
     first, second = json.loads(plash("tree", "--size", "--json").ok().out)
     assert 409600 <= first["size"] < 500000 and 40960 <= second["size"] < 90000
-    assert [line[7:18].split()[1:] for line in plash("tree", "-s").ok().out.splitlines()] == [
-        ["kB"],
-        ["kB"],
-    ]
+    assert first["whole"] == first["size"] and second["whole"] == first["size"] + second["size"]
+    assert json.loads(plash("tree", "--size", "--json", "2").ok().out) == [second]
+    lines = [line[7:26].split() for line in plash("tree", "-s").ok().out.splitlines()]
+    assert [line[1::2] for line in lines] == [["kB", "kB"]] * 2
 
 
 def test_processes(plash, image):
