@@ -7,6 +7,7 @@ usage       how much of the disk images take, and ages and sizes in text
 removal     rm, shrink, purge: images go in one rename
 build       what a command sees that builds an image, and how it ends
 container   what a process sees: an image as its root filesystem
+execution   becoming the command: its program, and what runs foreign ones
 users       the users of an image, by its own passwd and group
 foreign     programs of other architectures, by QEMU's user emulation
 caller      what the caller brings: working directory, environment, home

@@ -9,7 +9,7 @@ kernel's documentation.
 import errno
 import os
 
-from plashlib import Error, binds, container, ids, namespaces, processes, store, work
+from plashlib import Error, binds, container, execution, ids, namespaces, processes, store, work
 
 DEVICES = "null", "zero", "full", "random", "urandom", "tty"
 DEVICE_LINKS = {
@@ -136,7 +136,8 @@ def run(
     options  the user's own, as for container.View
 
     Returns the exit status of command, as a shell has it, and the lines of View.warnings. All that
-    it started has ended then. This process is root of its user namespace already. Raises Error, OSError.
+    it started has ended then. This process is root of its user namespace already. Raises Error,
+    OSError.
     """
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
@@ -298,8 +299,8 @@ def _command(command, view, own, user):
     if not own:
         namespaces.die_with_parent()
     if not command and own and view.terminal is not None:
-        # A shell that controls jobs gives the terminal back, when it ends, to the process group that
-        # had it: that has to be one of its pid namespace.
+        # A shell that controls jobs gives the terminal back, when it ends, to the process group
+        # that had it: that has to be one of its pid namespace.
         os.setpgid(0, 0)
         _take_terminal(view.terminal)
     os.dup2(2, 1)
@@ -308,8 +309,8 @@ def _command(command, view, own, user):
         from plashlib import users
 
         users.become(user)
-    command = command or container.login_shell(user.name if user else "root")
-    container.execute(command, view.environment, view.emulate)
+    command = command or execution.login_shell(user.name if user else "root")
+    execution.execute(command, view.environment, view.emulate)
 
 
 def _keep_ignored(change):
@@ -342,7 +343,7 @@ def _foreground():
 
 
 def _take_terminal(fd):
-    """Be in the foreground of the terminal fd again: a shell in a pid namespace can't give it back."""
+    """Be in the foreground of the terminal fd again, as a shell in a pid namespace can't say."""
     import _signal
 
     if fd is not None and os.tcgetpgrp(fd) != os.getpgrp():

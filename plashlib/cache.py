@@ -88,7 +88,7 @@ def printed(argv: "list[str]", stdin: "bytes | None" = None) -> str:
             output = file.read()
         status = child.wait()
     except BaseException as error:
-        # A Ctrl-C reached the child as well; another signal while it undoes its work would be one too many.
+        # A Ctrl-C reached the child as well, which now undoes its work: no other signal then.
         if not isinstance(error, KeyboardInterrupt):
             os.kill(child.pid, namespaces.SIGTERM)
         child.wait()
@@ -190,7 +190,7 @@ def _has_job_control():
 
 
 def saved() -> str:
-    """The id that was saved for the nearest ancestor that has one. Raises Error if there is none."""
+    """The id that was saved for the nearest ancestor that has one. Raises Error if none has."""
     for link in _links():
         if not os.path.lexists(link):
             continue
@@ -208,7 +208,8 @@ def saved() -> str:
         if os.path.exists(f"{store.path()}/index/{image_id}"):
             return image_id
         raise Error(
-            f"image {image_id}, the session's last, was removed; begin again with one such as `plash do pull:lxc`"
+            f"image {image_id}, the session's last, was removed;"
+            " begin again, as with `plash do pull:lxc`"
         )
     raise Error(
         "the session has no image yet; begin with one such as `plash do pull:lxc alpine:edge`"

@@ -6,17 +6,13 @@ terminal, signals and exit status are the command's own.
 
 import errno
 import os
-import stat
-import sys
 
-from plashlib import CannotExecute, CommandNotFound, Error, binds, caller, ids, namespaces, store
+from plashlib import Error, binds, caller, execution, ids, namespaces, store
 
 HOST_DIRECTORIES = ("/dev", "/proc", "/sys")
 HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
 HOST = "/host"  # where the rest of the host is
 ABSENT = {"home", "tmp", "host"}  # what can be left out
-
-_host_root: "str | int" = "/"  # the host's root directory: its path now, or a descriptor
 
 
 class View:
@@ -53,7 +49,8 @@ class View:
         self.as_me, self.without = as_me, without
         self.keep_ids = (os.geteuid(), os.getegid()) if as_me else None
         self.root_home: str | None = None
-        self.emulate = self.watch = None
+        self.emulate: object = None
+        self.watch = None
         unkept = self.working_directory.warning
         self.warnings = [unkept] if unkept and not directory else []
         self.mounts = [*self._default_mounts(), *map(binds.parse, mounts)]
@@ -119,7 +116,11 @@ def run(image: store.Image, command: "list[str]", view: View, changes=None) -> N
         from plashlib import users
 
         users.become(user)
-    execute(command or login_shell(user.name if user else "root"), view.environment, view.emulate)
+    execution.execute(
+        command or execution.login_shell(user.name if user else "root"),
+        view.environment,
+        view.emulate,
+    )
 
 
 class Root:
@@ -219,7 +220,7 @@ def prepare_emulation(view: View, points: "binds.Points | None" = None) -> None:
 
 
 def open_layers(image: store.Image, directory: str) -> "list[int]":
-    """Descriptors of the image's layers, the topmost first; squashfs files are mounted in directory.
+    """Descriptors of an image's layers, the topmost first; squashfs files are mounted in directory.
 
     Raises Error, OSError.
     """
@@ -227,7 +228,7 @@ def open_layers(image: store.Image, directory: str) -> "list[int]":
 
 
 def _mount_files(layers, directory):
-    """The layers with a descriptor in place of each squashfs file, which is mounted in directory."""
+    """The layers, with a descriptor for each squashfs file, which is mounted in directory."""
     opened = []
     for layer in layers:
         if isinstance(layer, str):
@@ -334,21 +335,20 @@ def enter(view: View, host: bool = True) -> None:
     one that view asks for, or the caller's: under its own path, else below HOST, else "/".
     Raises OSError, Error.
     """
-    global _host_root
     mounted = store.path() + "/mnt"
     os.chdir(mounted)
     for each in view.mounts:
         each.mount("." + each.target)
     old = HOST[1:] if binds.is_directory(HOST[1:]) else "."
     kept = old != "." and host
-    _host_root = HOST if kept else os.open("/", os.O_PATH | os.O_CLOEXEC)
+    execution.host_root = HOST if kept else os.open("/", os.O_PATH | os.O_CLOEXEC)
     if namespaces.pivot(old):
         # What is left of plash's own, or all of the old root filesystem.
         namespaces.unmount(HOST + mounted if old != "." else ".")
     if old != "." and not host:
         namespaces.unmount(HOST)
     if view.user:
-        _prepare_foreign()  # the user itself won't have the capabilities for that
+        execution.prepare_foreign()  # the user itself won't have the capabilities for that
     change_directory(view)
 
 
@@ -362,105 +362,3 @@ def change_directory(view: View) -> None:
             raise Error(f"cannot change to {view.directory}: {error.strerror}") from None
     elif not view.working_directory.change() and not view.working_directory.change(HOST):
         os.chdir("/")
-
-
-def login_shell(user: str = "root") -> "list[str]":
-    """The argv of a user's login shell, by the image's own /etc/passwd; else of /bin/sh."""
-    shell = ""
-    try:
-        with open(namespaces.open_in_mount("/etc/passwd"), "rb") as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                for line in file:
-                    if line.startswith(os.fsencode(user) + b":"):
-                        shell = os.fsdecode(line.rstrip(b"\n").split(b":")[-1])
-                        break
-    except OSError:
-        pass
-    return [shell if os.access(shell, os.X_OK) else "/bin/sh", "-l"]
-
-
-def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> None:
-    """Become the program argv[0], looked up in the PATH of environment, which it gets.
-
-    emulate, of a View, is called just before. Raises CommandNotFound, CannotExecute.
-    """
-    program = argv[0]
-    candidates = [program]
-    if "/" not in program:
-        directories = environment.get("PATH", caller.PATH).split(":")
-        candidates = [f"{directory or '.'}/{program}" for directory in directories]
-    elif _starts_itself(argv):
-        raise CannotExecute(f"cannot execute {program}: its first line starts it again for ever")
-    namespaces.default_signals()
-    failure = None
-    if emulate:
-        emulate()
-    # Not os.execvpe(), which imports a module when it is called: the host's files are out of sight.
-    for path in candidates:
-        try:
-            os.execve(path, argv, environment)
-        except (FileNotFoundError, NotADirectoryError):
-            if os.path.isfile(path):
-                failure = "its interpreter or loader is missing"
-        except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) == errno.ENOEXEC:
-                error = _execute_foreign(path, argv, environment)
-            failure = failure or getattr(error, "strerror", None) or str(error)
-    if failure:
-        raise CannotExecute(f"cannot execute {program}: {failure}")
-    raise CommandNotFound(f"command not found: {program}")
-
-
-def _starts_itself(argv):
-    """Whether argv[0] is a script whose first line has plash run argv[0] as this process does."""
-    try:
-        with open(os.open(argv[0], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0) as file:
-            line = file.read(256)
-    except OSError:
-        return False
-    if line[:2] != b"#!" or b"plash" not in line:
-        return False
-    options = [os.fsencode(each) for each in sys.argv[1 : len(sys.argv) - len(argv)]]
-    return line.split(b"\n")[0].split()[-len(options) :] == options
-
-
-def _execute_foreign(path, argv, environment):
-    """Become the program at path, whose format the kernel refused; returns what prevents it."""
-    try:
-        _foreign().register(path, _host_root)
-        os.execve(path, argv, environment)
-    except (Error, OSError) as error:
-        return error
-    except ImportError:  # plash's files were on a mount that is no longer there
-        return OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
-
-
-def _prepare_foreign():
-    """Let programs of the architecture of /bin/sh start, if it is not this machine's own."""
-    headers = []
-    for path in "/proc/self/exe", "/bin/sh":
-        try:
-            with open(path, "rb", buffering=0) as file:
-                headers.append(file.read(20))
-        except OSError:
-            return
-    # Class, byte order and e_machine of elf(5).
-    if len({(header[4:6], header[18:]) for header in headers}) > 1:
-        try:
-            _foreign().register("/bin/sh", _host_root)
-        except (Error, OSError, ImportError):
-            pass  # it may run all the same; if not, execute() says why
-
-
-def _foreign():
-    """The module, loaded when needed: plash's files are the host's, which is out of sight."""
-    root, directory = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "."))
-    os.chdir(_host_root)
-    os.chroot(".")
-    try:
-        from plashlib import foreign
-    finally:
-        os.fchdir(root)
-        os.chroot(".")
-        os.fchdir(directory)
-    return foreign

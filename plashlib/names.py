@@ -35,7 +35,7 @@ def point(link: str, image_id: str) -> None:
 
 
 def remove_if(link: str, image_id: str) -> bool:
-    """Remove a link that leads to an image, unless it leads to another by now; returns whether it did."""
+    """Remove a link to an image, unless it leads to another by now; returns whether it did."""
     # Taken away first: whoever gives the name meanwhile finds no link there.
     temporary = f"{store.path()}/tmp/{os.urandom(8).hex()}"
     try:

@@ -27,7 +27,7 @@ MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS = 0x01, 0x02
-# The same on all architectures that Linux has now (since 5.2, new system calls share their numbers).
+# New system calls have one number on all architectures (since Linux 5.2).
 SYS_OPENAT2, SYS_MOUNT_SETATTR = 437, 442
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_READ = 23

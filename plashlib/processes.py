@@ -80,7 +80,7 @@ def users(data: str) -> "dict[str, set[int]]":
     Returns a dict of the directories of images, and of those above, to pids. A process uses an
     image if it has an overlay mounted whose source is the image's directory, by whatever path.
     """
-    using: "dict[str, set[int]]" = {}
+    using: dict[str, set[int]] = {}
     for pid, source, _ in overlays():
         directory = _in_store(os.fsdecode(source), data)
         while directory.strip("/"):
@@ -184,7 +184,7 @@ class Observer:
 
 
 def unseen() -> "str | None":
-    """Why processes that use an image may be hidden from this one, in a phrase; None if none are."""
+    """Why processes that use an image may be hidden from here, in a phrase; None if none are."""
     if _pid_namespace("self") != INITIAL_PID_NAMESPACE:
         return "this process is in a pid namespace of its own"
     return None

@@ -10,8 +10,9 @@ def remove(
 ) -> "list[tuple[str, str]]":
     """Remove Images, children before their parents, with all that was built on them.
 
-    observer was started before this process entered a user namespace. used says what happens to images that processes use: "refuse" raises an Error that names the
-    pids, and removes nothing; "keep" leaves them; "remove" removes them too.
+    observer was started before this process entered a user namespace. used says what happens to
+    images that processes use: "refuse" raises an Error that names the pids, and removes nothing;
+    "keep" leaves them; "remove" removes them too.
 
     A background process deletes their files. Returns the names that were removed too, as pairs
     of name and id. Raises Error if an image is missing.

@@ -35,7 +35,7 @@ def sizes(images: "list[store.Image]") -> "dict[str, int]":
             ) as du,
         ):
             assert du.stdout
-            for piece in iter(lambda: du.stdout.read1(), b""):
+            for piece in iter(lambda: os.read(du.stdout.fileno(), 1 << 16), b""):
                 *lines, rest = (rest + piece).split(b"\0")
                 for line in lines:
                     size, _, path = line.partition(b"\t")

@@ -74,7 +74,7 @@ def test_an_unknown_option(plash, command):
     [
         ("99", "no image: 99"),
         ("0", "image 0 is the empty root image"),
-        ("abc", "not an image id: 'abc'"),
+        ("abc", "no image: 'abc' is neither an id nor a name"),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in [
