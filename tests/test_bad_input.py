@@ -80,9 +80,9 @@ def test_an_unknown_option(plash, command):
             for each in [
                 ("01", "not an image id: '01'"),
                 ("-1", None),
-                ("", "not an image id: ''"),
-                ("1/..", "not an image id"),
-                ("１", "not an image id"),
+                ("", "no image: '' is neither an id nor a name"),
+                ("1/..", "neither an id nor a name"),
+                ("１", "neither an id nor a name"),
                 ("9" * 400, "no image: 999"),
             ]
         ),
