@@ -30,6 +30,7 @@ store       the data directory, Image, and how an image appears
 history     what made an image, and when
 docs        which commands there are, and their header texts
 headers     what a header text says: usage, options, what is printed
+changes     directories that keep what is written on top of an image
 mountinfo   what is mounted where
 processes   which process is which, who uses an image, child processes
 locks       locks on directories

@@ -252,7 +252,7 @@ def mount(image: store.Image, target: str, changes: "str | None" = None) -> str:
     if any(isinstance(layer, str) for layer in layers):
         from plashlib import work
 
-        with work.Work() as place:
+        with work.Work(work.MOUNTS + os.urandom(8).hex()) as place:
             try:
                 _mount_layers(image, target, _mount_files(layers, place.path), changes)
             finally:

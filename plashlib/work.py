@@ -8,7 +8,7 @@ garbage. See docs/store.md.
 import errno
 import os
 
-from plashlib import Error, locks, mountinfo, processes, store
+from plashlib import Error, locks, mountinfo, namespaces, processes, store
 
 TYPE_CHECKING = False  # for a type checker, which takes it for true
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # the prefix of entries that only wait to be deleted
+MOUNTS = "mounts."  # the prefix of entries on which container.mount() mounts squashfs files
+SQUASHFS = {"squashfs", "fuse.squashfuse"}
 
 
 class Work:
@@ -81,6 +83,11 @@ def delete(directory: str) -> None:
 
     What is mounted in it is not touched.
     """
+    if os.path.basename(directory).startswith(MOUNTS):
+        # What a killed `plash mount` left.
+        for point, kind in reversed(mountinfo.mounts_below(os.path.realpath(directory))):
+            if kind in SQUASHFS:
+                namespaces.unmount(point)
     mounted = mountinfo.below(os.path.realpath(directory))
     if mounted:
         raise Error(f"{mounted[0]} is mounted (unmount it, and run plash clean)")

@@ -8,7 +8,7 @@ def test_persist_keeps_changes(plash, image, tmp_path):
     plash("run:persist", image, kept, "sh", "-c", "echo 1 > /one; rm /etc/group").ok()
     assert plash("run:persist", image, kept, "sh", "-c", "cat /one; ls /etc/group").out == "1\n"
     assert plash("run", image, "ls", "/one").status == 2
-    assert sorted(os.listdir(kept)) == ["data", "work"]
+    assert sorted(os.listdir(kept)) == ["data", "image", "work"]
     number = plash("stack", image, kept / "data").id
     assert plash("run", number, "cat", "/one").out == "1\n"
 
@@ -36,3 +36,16 @@ def test_persist_again_after_a_kill(plash, image, tmp_path):
     run.kill()
     run.wait()
     assert plash("run:persist", image, tmp_path / "kept", "cat", "/one").out == "1\n"
+
+
+def test_a_directory_of_something_else_is_refused(plash, image):
+    child = plash("build", image, "true").id
+    for name in "data", "work/work":
+        (plash.place / "mine" / name).mkdir(parents=True)
+        (plash.place / "mine" / name / "file").write_text("x")
+    assert "holds no changes" in plash("run:persist", image, "mine", "true").error
+    assert (plash.place / "mine/work/work/file").exists()
+    plash("run:persist", image, "dir", "touch", "/x").ok()
+    assert "holds changes of image 1" in plash("run:persist", child, "dir", "true").error
+    (plash.place / "dir/image").unlink()
+    plash("run:persist", image, "dir", "ls", "/x").ok()

@@ -1,0 +1,45 @@
+"""Directories outside of the store that keep what is written on top of an image."""
+
+import os
+
+from plashlib import Error, store
+
+IMAGE = "image"  # the file that holds the id of the image that the changes belong to
+
+
+def claim(directory: str, image: store.Image) -> None:
+    """Make an empty directory, or one that was claimed before, keep changes of the Image.
+
+    Raises Error if it holds something else, or another image's changes, and OSError.
+    """
+    file = f"{directory}/{IMAGE}"
+    if _is_older(directory):
+        _write(file, image)
+        return
+    try:
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            owner = opened.read(100).strip()
+    except FileNotFoundError:
+        raise Error(f"{directory} is not empty, and holds no changes of an image") from None
+    if not owner:
+        _write(file, image)  # a process was killed before it had written it
+    elif owner != image.id:
+        raise Error(f"{directory} holds changes of image {owner}, not of {image.id}")
+
+
+def _write(file, image):
+    with open(file, "w", encoding="utf-8") as opened:
+        opened.write(image.id + "\n")
+
+
+def _is_older(directory):
+    """Whether a directory is empty, or one of the time before there was a file `image`."""
+    names = set(os.listdir(directory))
+    if not names:
+        return True
+    try:
+        # The kernel makes work/work, with mode 0.
+        status = os.stat(directory + "/work/work")
+        return names == {"data", "work"} and status.st_mode & 0o777 == 0
+    except OSError:
+        return False
