@@ -31,6 +31,7 @@ history     what made an image, and when
 docs        which commands there are, and their header texts
 headers     what a header text says: usage, options, what is printed
 changes     directories that keep what is written on top of an image
+datadir     the data directory: where it is, how it is created and repaired
 mountinfo   what is mounted where
 processes   which process is which, who uses an image, child processes
 locks       locks on directories

@@ -18,7 +18,18 @@ def target(link: str) -> "str | None":
 
 def point(link: str, image_id: str) -> None:
     """Make a link lead to an image from now on."""
-    to = f"../index/{image_id}"
+    from plashlib import locks
+
+    # removal.forget_missing() looks whether a link leads somewhere and then removes it: it takes
+    # the same lock, lest it remove what the link has become meanwhile.
+    lock = locks.lock(store.path() + "/index", shared=True)
+    try:
+        _point(link, f"../index/{image_id}")
+    finally:
+        os.close(lock)
+
+
+def _point(link, to):
     while True:
         try:
             os.symlink(to, link)
@@ -32,25 +43,6 @@ def point(link: str, image_id: str) -> None:
             return
         except FileNotFoundError:
             continue  # `plash clean` took it for garbage
-
-
-def remove_if(link: str, image_id: str) -> bool:
-    """Remove a link to an image, unless it leads to another by now; returns whether it did."""
-    # Taken away first: whoever gives the name meanwhile finds no link there.
-    temporary = f"{store.path()}/tmp/{os.urandom(8).hex()}"
-    try:
-        os.rename(link, temporary)
-    except FileNotFoundError:
-        return False
-    if os.path.basename(os.readlink(temporary)) == image_id:
-        os.unlink(temporary)
-        return True
-    try:
-        os.link(temporary, link, follow_symlinks=False)
-    except FileExistsError:
-        pass  # a newer one
-    os.unlink(temporary)
-    return False
 
 
 def _link(name):

@@ -20,104 +20,18 @@ import errno
 import os
 
 from plashlib import Error, namespaces
+from plashlib.datadir import EMPTY, exists, init, is_image, location, path
+
+__all__ = ["EMPTY", "exists", "init", "is_image", "location", "path"]
 
 # The limit of one overlay, less plash's own layer of mount points.
 MAX_LAYERS = namespaces.OVERLAY_LAYERS - 1
-MARKER = "format"  # the file that makes a directory a store
-EMPTY = "0"  # the id of the image without files, on which all others stand
 # Files beside an image's layer. An image has these from its parent, unless it is given its own:
 # the variables of its processes, with NUL between them, its OCI configuration, and the owners
 # that were not kept, by emulate.Watch.
 INHERITED = "env", "config.json", "owners"
 LAYER, DESCRIPTOR = "layer", "descriptor.json"  # a layer's archive in a registry; what that is
 FILE = "file"  # the fingerprint of the squashfs file that the layer is a link to
-
-_location = None  # what location() found
-
-
-def path() -> str:
-    """The absolute path of the data directory, which is created if it is missing. Raises Error."""
-    data = location()
-    if not exists():
-        init(data)
-    return data
-
-
-def exists() -> bool:
-    """Whether there is a whole data directory; this creates none."""
-    data = location()
-    return os.path.exists(f"{data}/{MARKER}") and os.path.isdir(data + "/index")
-
-
-def location() -> str:
-    """The absolute path of the data directory, which may be missing."""
-    # Found once: later, the working directory and the uid, whose home it may be in, are others.
-    global _location
-    if not _location:
-        data = os.environ.get("PLASH_DATA")
-        if not data:
-            shared = os.environ.get("XDG_DATA_HOME")
-            if not shared:
-                from plashlib import caller
-
-                shared = caller.home() + "/.local/share"
-            data = shared + "/plash"
-        _location = os.path.realpath(data)
-    return _location
-
-
-def init(data: "str | None" = None) -> None:
-    """Create the data directory, or any missing part of it.
-
-    Raises Error, also for a directory that is neither empty nor a store.
-    """
-    data = data or location()
-    try:
-        _create(data)
-    except OSError as error:
-        why = os.strerror(errno.ENOTDIR) if os.path.isfile(data) else error.strerror
-        raise Error(
-            f"cannot use the data directory {data}: {why} (PLASH_DATA can name another)"
-        ) from None
-
-
-def _create(data):
-    from plashlib import locks
-
-    lock = locks.own(data)
-    there = set(os.listdir(data))
-    # Of the oldest stores, and of one that was being made: what a directory of other use has not.
-    if there and MARKER not in there and not os.path.isdir(f"{data}/layer/{EMPTY}/_data/root"):
-        os.close(lock)
-        raise Error(f"{data} is not empty, and no data directory of plash's (see PLASH_DATA)")
-    # Nobody else gets at files in layers: one that is setuid would run as the store's owner.
-    for name in "layer", "tmp":
-        os.makedirs(f"{data}/{name}", mode=0o700, exist_ok=True)
-        os.chmod(f"{data}/{name}", 0o700)
-    os.makedirs(f"{data}/layer/{EMPTY}/_data/root", exist_ok=True)
-    for name in "index", "map", "cache", "recall", "mnt":
-        os.makedirs(f"{data}/{name}", exist_ok=True)
-    if "index" not in there:
-        _restore_index(data)
-    os.close(os.open(data + "/id_counter", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-    try:
-        os.symlink(f"../layer/{EMPTY}", f"{data}/index/{EMPTY}")
-    except FileExistsError:
-        pass
-    # Created last: if it is there, so is the rest.
-    if MARKER not in there:
-        _write(f"{data}/{MARKER}", b"plash data directory, format 1\n")
-    os.close(lock)
-
-
-def _restore_index(data):
-    """Make the links of index/ anew, by the directories in layer/."""
-    left = [f"{data}/layer/{EMPTY}"]
-    while left:
-        for entry in os.scandir(left.pop()):
-            if entry.name.isdigit():
-                left.append(entry.path)
-                os.symlink(f"..{entry.path[len(data) :]}", f"{data}/index/{entry.name}")
 
 
 class Image:
@@ -354,11 +268,6 @@ def _write(file, content):
         opened.write(content)
         if durable():
             os.fsync(opened.fileno())
-
-
-def is_image(directory: str) -> bool:
-    """Whether a directory of layer/ is an image, rather than one that is being made."""
-    return os.path.lexists(directory + "/_data/root")
 
 
 def discard(link: str, directory: str) -> None:

@@ -14,7 +14,6 @@ TYPE_CHECKING = False  # for a type checker, which takes it for true
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BATCH = 256  # locks held at once
 REMOVED = "removed."  # the prefix of entries that only wait to be deleted
 MOUNTS = "mounts."  # the prefix of entries on which container.mount() mounts squashfs files
@@ -107,20 +106,27 @@ def delete(directory: str) -> None:
         raise Error((why.removeprefix("rm: ") or f"cannot remove {directory}") + remedy)
 
 
-def garbage() -> "Iterator[str]":
-    """The paths of what no live process owns in tmp/, each locked until the next is asked for."""
+def garbage(closed: "list[str] | None" = None) -> "Iterator[str]":
+    """The paths of what no live process owns in tmp/, each locked until the next is asked for.
+
+    A line on each entry that can't be opened is added to closed: nobody knows whose that is.
+    """
     directory = store.path() + "/tmp"
     names = [name for name in os.listdir(directory) if not processes.marks_live_process(name)]
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # maybe a fifo
     for start in range(0, len(names), BATCH):
         locked = {}
         for name in names[start : start + BATCH]:
             path = f"{directory}/{name}"
             try:
-                locked[name] = os.open(path, FLAGS)
+                locked[name] = os.open(path, flags)
             except FileNotFoundError:
                 continue
-            except OSError:
-                yield path  # a symbolic link, of names.point(), or nothing of plash's
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    yield path  # a symbolic link, of names.point()
+                elif closed is not None:
+                    closed.append(f"{path}: {error.strerror} (its owner, or root, can remove it)")
                 continue
             if not locks.try_lock(locked[name]):
                 os.close(locked.pop(name))

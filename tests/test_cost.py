@@ -30,6 +30,8 @@ def test_run_imports_what_it_uses_and_no_more(plash, image):
         "plashlib.binds",
         "plashlib.caller",
         "plashlib.container",
+        "plashlib.datadir",
+        "plashlib.execution",
         "plashlib.headers",
         "plashlib.ids",
         "plashlib.namespaces",
@@ -49,6 +51,7 @@ def test_a_lookup_imports_what_it_uses_and_no_more(plash, image, words):
     modules = {
         "plashlib",
         "plashlib.cli",
+        "plashlib.datadir",
         "plashlib.headers",
         "plashlib.namespaces",
         "plashlib.store",

@@ -16,7 +16,7 @@ def test_a_directory_of_other_use_is_no_store(plash, name):
     env = {"PLASH_DATA": str(mine)}
     for command in ["clean"], ["init"], ["purge", "--yes"], ["pull:host"]:
         error = plash(*command, env=env).error
-        assert f"{mine} is not empty, and no data directory of plash's" in error
+        assert f"{mine} is no data directory of plash, and is not empty" in error
     assert (mine / name / "file").exists() and os.listdir(mine) == [name]
 
 
@@ -24,8 +24,19 @@ def test_an_older_store_is_taken_over(plash, image):
     (plash.data / "format").unlink()
     (plash.data / "layer").chmod(0o755)
     assert plash("run", image, "echo", "hi").out == "hi\n"
-    assert (plash.data / "format").read_text() == "plash data directory, format 1\n"
+    assert (plash.data / "format").read_text() == "1\n"
     assert (plash.data / "layer").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_store_of_a_newer_format_is_refused(plash, image):
+    (plash.data / "format").write_text("2\n")
+    assert "is a store of another version of plash" in plash("tree").error
+
+
+def test_a_lost_counter_gives_no_id_again(plash, image):
+    child = plash("build", image, "touch /x").id
+    (plash.data / "id_counter").unlink()
+    assert int(plash("build", image, "touch /y").id) > int(child)
 
 
 def test_nobody_else_gets_at_layers(plash):

@@ -177,7 +177,10 @@ def test_two_hyphens_are_no_id_file_or_name(plash, image):
         "gone: No such file or directory"
     )
     assert plash("--", "id", image).ok().out == f"{image}\n"
-    assert plash("id", "--", "--help").error == "plash id: no image: '--help' is neither an id nor a name"
+    assert (
+        plash("id", "--", "--help").error
+        == "plash id: no image: '--help' is neither an id nor a name"
+    )
 
 
 def test_recall_puts_the_id_behind_two_hyphens(plash, host_tar):
