@@ -347,7 +347,7 @@ def test_the_history_of_what_is_pushed_names_the_instructions(plash, build):
     argv = ["skopeo", "inspect", "--config", "--raw", f"oci:{plash.place}/layout:x"]
     config = json.loads(plash.run(argv).ok().out)
     found = [(each["created_by"], each.get("empty_layer", False)) for each in config["history"]]
-    assert found == [("plash", False), ("ENV A=1", True), ("RUN /bin/sh -c echo >/a", False)]
+    assert found[1:] == [("ENV A=1", True), ("RUN /bin/sh -c echo >/a", False)]
     assert len(config["rootfs"]["diff_ids"]) == 2
 
 
