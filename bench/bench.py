@@ -359,6 +359,46 @@ class Bench:
             rounds=max(3, self.rounds // 4),
         )
 
+    def containerfile(self):
+        """A Containerfile of 20 instructions that were all carried out before, and from the start."""
+        directory = f"{self.place}/twenty"
+        os.mkdir(directory)
+        for number in range(4):
+            with open(f"{directory}/file{number}", "w", encoding="utf-8") as file:
+                file.write("x" * 10_000)
+        lines = ["FROM bench"]
+        for number in range(4):
+            lines += [
+                f"ENV VARIABLE{number}=value",
+                f"WORKDIR /work{number}",
+                f"COPY file{number} ./",
+                f"RUN echo $VARIABLE{number} >result",
+            ]
+        lines += ["LABEL a=b", "EXPOSE 80", 'CMD ["cat", "result"]']
+        with open(f"{directory}/Dockerfile", "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        sh("plash map bench 1")
+        podman = f"{self.podman} build -q --runtime=runc --isolation=chroot --network=host"
+        buildah = f"{self.buildah} bud -q --layers --isolation=chroot"
+        docker = f"{self.docker} build -q --network=host"
+        forget = f"rm -f {self.place}/data/cache/*"
+        for title, option, prepare, rounds in (
+            ("Containerfile of 20 instructions, all remembered", "", None, None),
+            ("Containerfile of 20 instructions, from the start", "--no-cache", forget, 3),
+        ):
+            self.table(
+                title,
+                {
+                    "plash build:file": f"plash build:file {directory}",
+                    "podman build": f"{podman} {option} {directory}",
+                    "buildah bud": f"{buildah} {option} {directory}",
+                    "docker build, BuildKit": f"env DOCKER_BUILDKIT=1 {docker} {option} {directory}",
+                    "docker build": f"env DOCKER_BUILDKIT=0 {docker} {option} {directory}",
+                },
+                rounds=rounds,
+                prepare=prepare,
+            )
+
     def layers(self):
         """Start against the number of layers."""
         columns = {}
@@ -765,6 +805,7 @@ def main(options):
                 "steps",
                 "lookups",
                 "build",
+                "containerfile",
                 "layers",
                 "archives",
                 "images",

@@ -91,17 +91,18 @@ class Processes(binds.Mount):
 class View(container.View):
     """What a build sees and has: as container.View, without the caller's session and home.
 
-    tmp is the directory that is its /tmp.
+    tmp   the directory that is its /tmp; None for the image's own
+    host  whether it can read the host
     """
 
-    def __init__(self, tmp: str, image: store.Image, **options) -> None:
+    def __init__(self, tmp: "str | None", image: store.Image, host: bool = True, **options) -> None:
         self.tmp = tmp
-        without = {"home", "tmp"}
-        if not namespaces.can_restrict_mounts():
+        without = {"home", "tmp", *([] if host else ["host"])}
+        if host and not namespaces.can_restrict_mounts():
             without.add("host")
         super().__init__(image, without=without, **options)
         self.terminal = _foreground()
-        if "host" in without:
+        if host and "host" in without:
             self.warnings.append(
                 "the host is not below /host, since Linux before 5.12 cannot make"
                 " it read-only there"
@@ -109,13 +110,14 @@ class View(container.View):
 
     def _default_mounts(self):
         files = [path for path in container.HOST_FILES if os.path.isfile(path)]
-        tmp = binds.Bind(self.tmp, "/tmp")
-        tmp.private = True
+        tmp = [binds.Bind(self.tmp, "/tmp")] if self.tmp else []
+        for each in tmp:
+            each.private = True
         return [
             Devices(),
             Processes(own=True),
             *([] if "host" in self.without else [binds.Bind("/sys", read_only=True)]),
-            tmp,
+            *tmp,
             *(binds.Bind(path, read_only=True) for path in files),
         ]
 
@@ -126,14 +128,16 @@ def run(
     command: "list[str]",
     script: bool = False,
     keep: bool = False,
+    keep_tmp: bool = False,
     **options,
 ) -> "tuple[int, list[str]]":
     """Run command in the Image so that what it writes fills the work.NewLayer layer.
 
-    command  its argv; empty is root's login shell
-    script   the one argument of command is shell code, run by /bin/sh -e
-    keep     fill layer even if command fails
-    options  the user's own, as for container.View
+    command   its argv; empty is root's login shell
+    script    the one argument of command is shell code, run by /bin/sh -e
+    keep      fill layer even if command fails
+    keep_tmp  its /tmp is the image's own
+    options   more of View
 
     Returns the exit status of command, as a shell has it, and the lines of View.warnings. All that
     it started has ended then. This process is root of its user namespace already. Raises Error,
@@ -142,7 +146,7 @@ def run(
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
     os.chmod(tmp, 0o1777)
-    view = View(tmp, image, **options)
+    view = View(None if keep_tmp else tmp, image, **options)
     if script:
         command = _shell(command[0])
     processes.adopt_orphans()

@@ -78,7 +78,7 @@ def test_markup_in_a_text_is_text(pages):
         and "pull:*" in text("do")
         and "PLASH_*" in text("run")
     )
-    assert "but pull:* and build run" in shown(pages, "plash-do")
+    assert "but pull:*, build and config run" in shown(pages, "plash-do")
     assert "proxies, PLASH_*, the sockets" in shown(pages, "plash-run")
 
 

@@ -1,0 +1,385 @@
+"""plash build:file: Containerfiles."""
+
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import tarfile
+import threading
+
+import corpus
+import pytest
+from conftest import kind_of_user, need_program
+
+pytest.importorskip("e2b_dockerfile_utils", reason="needs e2b-dockerfile-utils")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def build(plash, image):
+    """A function that builds the text of a Containerfile on the image `base`; returns the Result."""
+    plash("map", "base", image).ok()
+    (plash.place / "context").mkdir()
+
+    def built(text, *options, **more):
+        (plash.place / "context/Containerfile").write_bytes(
+            text if isinstance(text, bytes) else text.encode()
+        )
+        return plash("build:file", *options, "context", **more)
+
+    return built
+
+
+@pytest.fixture
+def put(plash):
+    """A function that writes a file of the context."""
+
+    def written(path, content="x\n", mode=0o644):
+        file = plash.place / "context" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        file.chmod(mode)
+        return file
+
+    return written
+
+
+def shown(plash, image, *command):
+    return plash("run", "--no-home", "--no-tmp", image, *command).ok().out
+
+
+def settings(plash, image):
+    return json.loads(plash("config", image).ok().out)["config"]
+
+
+def images(plash):
+    return len(os.listdir(plash.data / "index"))
+
+
+def test_built_twice_nothing_runs_and_the_id_is_the_same(plash, build, put):
+    put("file")
+    text = "FROM base\nENV A=1\nWORKDIR /w\nCOPY file .\nRUN echo $A >a\nCMD cat a\n"
+    first, count = build(text).id, images(plash)
+    os.utime(plash.place / "context/file", (1, 1))
+    again = build(text)
+    assert (again.id, again.err, images(plash)) == (first, "", count)
+    put("file", "y\n")
+    changed = build(text).id
+    assert changed != first and shown(plash, changed, "cat", "/w/file") == "y\n"
+    put("file", "y\n", 0o600)
+    assert build(text).id not in (first, changed)
+    assert int(build(text, "--no-cache").id) > int(changed)
+
+
+def test_commands_share_what_instructions_made(plash, build):
+    made = build('FROM base\nENV A=1\nRUN ["sh", "-c", "echo $A >/a"]\n').id
+    base = plash("map", "base").ok().out.strip()
+    env = plash("cache", "config", "--env=A=1", base).id
+    argv = ("build", "-w", "/", "--keep-tmp", env, "sh", "-c", "echo $A >/a")
+    assert plash("cache", *argv).id == made
+
+
+def test_what_one_run_leaves_in_tmp_the_next_finds(plash, build, put):
+    put("script", "echo ran >/result\n")
+    made = build(
+        "FROM base\nCOPY script /tmp/\nRUN sh /tmp/script; echo >/tmp/mark\nRUN ls /tmp/mark\n"
+    ).id
+    assert shown(plash, made, "cat", "/result") == "ran\n"
+
+
+def test_variables_are_expanded_as_buildkit_does(plash, build):
+    text = (corpus.CORPUS / "patterns/Containerfile").read_text()
+    env = settings(plash, build(text).id)["Env"][1:]
+    # By the reference of BuildKit: # and % are shortest matches, ## and %% longest.
+    assert env == [
+        "FIRST=usr/local/lib.tar.gz",
+        "LONGEST=lib.tar.gz",
+        "LAST=/usr/local/lib.tar",
+        "ALL=/usr/local/lib",
+        "ONE=/usr/locAl/lib.tar.gz",
+        "EACH=/usr/locAl/lib.tAr.gz",
+        "MISSING=/usr/local/lib.tar.gz",
+        "QUESTION=/local/lib.tar.gz",
+        "KEPT=set",
+        "NOT=un/usr/local/lib.tar.gzset",
+    ]
+
+
+def test_build_arguments(plash, build):
+    text = (
+        "ARG B=base\nFROM ${B}\nARG A=default\nARG U\nENV A2=$A U2=${U:-unset}\nRUN echo $A >/a\n"
+    )
+    made = build(text).id
+    assert settings(plash, made)["Env"][1:] == ["A2=default", "U2=unset"]
+    other = build(text, "--build-arg=A=given", "--build-arg", "U", env={"U": "of env"})
+    assert settings(plash, other.id)["Env"][1:] == ["A2=given", "U2=of env"]
+    assert shown(plash, other.id, "cat", "/a") == "given\n"
+    assert "no ARG asks for --build-arg NO" in build(text, "--build-arg=NO=1").ok().err
+
+
+def test_heredocs(plash, build):
+    made = build((corpus.CORPUS / "heredocs/Containerfile").read_text()).id
+    for path, content in {
+        "/run-heredoc": "hello world\none\ntwo\n",
+        "/from-stdin": "no $NAME here\n",
+        "/tabs": "tabs\n",
+        "/shebang": "bash yes\n",
+        "/files/ONE": "hello world $NAME default\n",
+        "/files/TWO": "raw $NAME \\$NAME\n",
+        "/etc/stripped.conf": "indented\ntwice\n",
+    }.items():
+        assert shown(plash, made, "cat", path) == content, path
+
+
+def test_line_endings_bom_escape_and_comments_inside(plash, build, put):
+    put("file")
+    made = build((corpus.CORPUS / "line-endings/Containerfile").read_bytes()).id
+    assert shown(plash, made, "cat", "/two", "/file") == "two\nx\n"
+    assert settings(plash, made)["Labels"] == {"path": "C:\\dir"}
+    assert settings(plash, made)["Env"][1:] == ["A=x", "B=y"]
+
+
+def test_the_ignore_file_leaves_out_and_takes_back(plash, build):
+    plash.run(["cp", "-r", f"{corpus.CORPUS}/ignore/.", "context"]).ok()
+    for path in ".hg/config", "src/node_modules/x/i.js", "a.log", "b.tmp", "important/deep/x.tmp":
+        (plash.place / "context" / path).parent.mkdir(parents=True, exist_ok=True)
+        (plash.place / "context" / path).write_text("x")
+    made = build("FROM base\nCOPY . /c/\n").id
+    found = plash("mounted", made, "find", "c", "-type", "f").ok().out.split()
+    assert sorted(found) == [
+        "c/.dockerignore",
+        "c/Containerfile",
+        "c/build/out/o",
+        "c/docs/README.md",
+        "c/important/deep/x.tmp",
+        "c/keep.log",
+        "c/src/a.log",
+        "c/src/s.js",
+    ]
+
+
+def test_names_and_modes_of_chown_and_chmod(plash, build, put):
+    put("file")
+    made = build(
+        "FROM base\nRUN echo app:x:1234:2345::/:/bin/sh >>/etc/passwd\n"
+        "COPY --chown=app --chmod=u=rwX,go= file /a\nCOPY --chown=7:8 --chmod=4711 file /b\n"
+    )
+    listed = plash("mounted", made.id, "stat", "-c", "%a %u:%g", "a", "b").ok().out
+    if kind_of_user() == "plain":
+        assert listed == "600 0:0\n4711 0:0\n" and "owners were not kept" in made.err
+    else:
+        assert listed == "600 1234:2345\n4711 7:8\n"
+
+
+def test_links_of_the_image_never_lead_out_of_it(plash, build, put):
+    put("file", "mine\n")
+    outside = plash.place / "outside"
+    outside.mkdir()
+    made = build(
+        f"FROM base\nRUN ln -s {outside} /abs; ln -s ../../../../{outside} /up\n"
+        "COPY file /abs/one\nCOPY file /up/two\nWORKDIR /abs/three\n"
+    ).id
+    assert os.listdir(outside) == []
+    listed = plash("mounted", made, "ls", f".{outside}").ok().out.split()
+    assert listed == ["one", "three", "two"]
+    put("evil/.keep")
+    os.symlink("/etc/passwd", plash.place / "context/evil/passwd")
+    assert "No such file" in build("FROM base\nCOPY evil/passwd /p\n").error
+
+
+def test_scratch_needs_nothing_in_the_image(plash, build, put):
+    put("app", "app", 0o755)
+    made = build(
+        'FROM scratch\nCOPY app /bin/\nENV A=1\nWORKDIR /data\nENTRYPOINT ["/bin/app"]\n'
+    ).id
+    assert sorted(plash("mounted", made, "find", ".").ok().out.split()) == [
+        ".",
+        "./bin",
+        "./bin/app",
+        "./data",
+    ]
+
+
+def test_stages(plash, build):
+    text = (
+        "FROM base AS one\nRUN echo 1 >/one\nFROM base AS broken\nRUN exit 9\n"
+        "FROM scratch AS files\nCOPY --from=one /one /renamed\nFROM base\nCOPY --from=files / /f/\n"
+        "COPY --from=0 /on* /g/\n"
+    )
+    made = build(text).id
+    assert shown(plash, made, "cat", "/f/renamed", "/g/one") == "1\n1\n"
+    assert shown(plash, build(text, "--target=one").id, "cat", "/one") == "1\n"
+    assert "exit status 9" in build(text, "--target=broken").err
+    assert "has no stage nothing" in build(text, "--target=nothing").error
+
+
+def test_archives_are_added_unpacked(plash, build):
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        info = tarfile.TarInfo("d/file")
+        info.size, info.mode = 2, 0o640
+        tar.addfile(info, io.BytesIO(b"x\n"))
+    (plash.place / "context/plain").write_bytes(made.getvalue())
+    (plash.place / "context/packed").write_bytes(gzip.compress(made.getvalue()))
+    (plash.place / "context/text.tar.gz").write_bytes(gzip.compress(b"no tar"))
+    image = build("FROM base\nADD plain packed text.tar.gz /a/\nCOPY plain /b\n").id
+    listed = plash("mounted", image, "find", "a", "b", "-type", "f", "-printf", "%p %m\n").ok().out
+    assert sorted(listed.splitlines()) == ["a/d/file 640", "a/text.tar.gz 644", "b 644"]
+
+
+def test_a_url_is_added_and_its_checksum_verified(plash, build):
+    (plash.place / "served").mkdir()
+    (plash.place / "served/file.txt").write_text("served\n")
+    digest = hashlib.sha256(b"served\n").hexdigest()
+    handler = functools.partial(Quiet, directory=plash.place / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        text = f"FROM base\nADD --checksum=sha256:{digest} {address}/file.txt /got/\n"
+        made = build(text).id
+        assert build(text).id == made
+        assert "its sha256 is" in build(text.replace(digest, "0" * 64)).error
+        server.shutdown()
+    assert shown(plash, made, "cat", "/got/file.txt") == "served\n"
+
+
+def test_run_mounts(plash, build, put):
+    text = (corpus.CORPUS / "mounts/Containerfile").read_text()
+    put("file", "file\n")
+    secret = plash.place / "secret"
+    secret.write_text("s3cret\n")
+    made = build(text, f"--secret=id=token,src={secret}").id
+    files = "/c1", "/c2", "/from-context", "/one", "/from-stage", "/rw", "/tmpfs", "/secret"
+    out = shown(plash, made, "cat", *files)
+    assert out == "cached\ncached\nfile\nfile\nother\n/mnt/rw/new\nx\nS3CRET\n"
+    assert "s3cret" not in plash("mounted", made, "grep", "-r", "s3cret", "etc", "run").out
+    plash("clean").ok()
+
+
+def test_a_secret_that_is_required_and_one_that_is_not(plash, build):
+    text = "FROM base\nRUN --mount=type=secret,id=no ls /run/secrets/no || echo none >/none\n"
+    assert shown(plash, build(text).id, "cat", "/none") == "none\n"
+    text = text.replace("id=no", "id=no,required")
+    assert "there is no --secret id=no" in build(text).error
+
+
+def test_onbuild_runs_in_what_is_built_on_it(plash, build, put):
+    put("file")
+    first = build((corpus.CORPUS / "onbuild-base/Containerfile").read_text()).id
+    plash("map", "on", first).ok()
+    made = build("FROM on\n").id
+    assert shown(plash, made, "cat", "/app/triggered", "/app/file") == "built\nx\n"
+    assert "OnBuild" not in settings(plash, made)
+    assert "TRIGGERED=yes" in settings(plash, made)["Env"]
+
+
+def test_parents_and_exclude(plash, build):
+    plash.run(["cp", "-r", f"{corpus.CORPUS}/parents-exclude/.", "context"]).ok()
+    made = build((corpus.CORPUS / "parents-exclude/Containerfile").read_text()).id
+    found = plash("mounted", made, "find", "parents", "pivot", "excluded", "-type", "f").ok().out
+    assert sorted(found.split()) == [
+        "excluded/keep",
+        "excluded/sub/k.md",
+        "parents/a/b/c.txt",
+        "parents/x/y/z/f",
+        "pivot/b/c.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        (
+            "FROM base\nRUN --network=none true\n",
+            "2: RUN --network=none true: --network can only be",
+        ),
+        (
+            "FROM base\nRUN --security=insecure true\n",
+            "2: RUN --security=insecure true: --security",
+        ),
+        ("FROM base\nCOPY --nonsense a b\n", "2: COPY --nonsense a b: there is no flag --nonsense"),
+        ("FROM base\n\nCOPY missing /\n", "3: COPY missing /: missing: No such file"),
+        ("FROM base\nNONSENSE\n", "2: unknown instruction: NONSENSE"),
+        ("FROM base\nRUN <<EOF\nx\n", "2: unterminated heredoc"),
+        ("RUN x\n", "1: RUN x: only ARG can stand before the first FROM"),
+        ("FROM base\nENV A\n", "2: ENV must have two arguments"),
+        ("FROM base\nEXPOSE x\n", "2: EXPOSE x: not a port: 'x'"),
+        ("FROM base\nHEALTHCHECK --interval=1 CMD x\n", "not a duration: '1'"),
+        ("FROM scratch\nRUN true\n", "2: RUN true: the image is empty"),
+        ("FROM base\nUSER ${A?message}\n", "message"),
+        ("FROM base\nADD git@example.org:x/y.git /y\n", "ADD of a Git repository is not supported"),
+        ("FROM base\nCOPY Containerfile Containerfile /nowhere\n", "has to end with /"),
+        ("", "has no FROM"),
+    ],
+)
+def test_errors_name_file_line_and_instruction(plash, build, text, why):
+    result = build(text)
+    assert why in result.error and result.error.startswith("plash build:file: ")
+    assert "context/Containerfile" in result.error
+
+
+def test_a_command_that_fails_is_named(plash, build):
+    result = build("FROM base\nRUN echo output; exit 3\n")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == (
+        "output\nplash build:file: context/Containerfile:2: RUN echo output; exit 3:"
+        " the command failed with exit status 3\n"
+    )
+
+
+def test_no_host_hides_the_host(plash, build):
+    text = "FROM base\nRUN ls /host/etc >/list || echo hidden >/list\n"
+    assert shown(plash, build(text).id, "cat", "/list") != "hidden\n"
+    assert shown(plash, build(text, "--no-host").id, "cat", "/list") == "hidden\n"
+
+
+def test_the_history_of_what_is_pushed_names_the_instructions(plash, build):
+    need_program("skopeo")
+    made = build("FROM base\nENV A=1\nRUN echo >/a\n").id
+    plash("push:oci", made, f"oci:{plash.place}/layout:x").ok()
+    argv = ["skopeo", "inspect", "--config", "--raw", f"oci:{plash.place}/layout:x"]
+    config = json.loads(plash.run(argv).ok().out)
+    found = [(each["created_by"], each.get("empty_layer", False)) for each in config["history"]]
+    assert found[1:] == [("ENV A=1", True), ("RUN /bin/sh -c echo >/a", False)]
+    assert len(config["rootfs"]["diff_ids"]) == 2
+
+
+# What buildah 1.28 does not know, or does in another way than BuildKit, which `python tests/corpus.py`
+# compares too: the ARGs of a stage are not those of a stage on it.
+COMPARED = set(corpus.NAMES) - {"heredocs", "parents-exclude", "patterns", "onbuild", "args"}
+# The root of an archive gives its owner to the directory that it is unpacked in.
+KNOWN = {"add-archives": ("packed", "plain", "several", "owned")}
+
+
+@pytest.mark.slow
+@pytest.mark.only_for("root")
+@pytest.mark.parametrize("name", sorted(COMPARED))
+def test_the_same_comes_of_it_as_of_buildah(plash, image, name, tmp_path):
+    need_program("buildah", "umoci", "skopeo", "runc")
+    image = plash("config", '--cmd=["sh"]', image).id
+    plash("map", "base", image).ok()
+    plash("push:oci", image, f"oci:{tmp_path}/base:x").ok()
+
+    def call(*argv):
+        return plash(*argv).ok().out.strip()
+
+    ours = corpus.unpacked(corpus.by_plash(call, name, "base", tmp_path)[1], tmp_path)
+    buildah = corpus.Buildah(tmp_path)
+    try:
+        theirs = corpus.unpacked(buildah.build(name, f"oci:{tmp_path}/base:x"), tmp_path)
+    finally:
+        buildah.remove()
+    skipped = KNOWN.get(name, ())
+    assert [
+        line for line in corpus.differences(ours[0], theirs[0]) if line.split(":")[0] not in skipped
+    ] == []
+    for gone in "Healthcheck", "Shell", "OnBuild":  # which OCI's own format of buildah has not
+        ours[1].pop(gone, None)
+    assert corpus.differences(ours[1], theirs[1]) == []
