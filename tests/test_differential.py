@@ -5,7 +5,8 @@ PLASH_TEST_DIFFERENTIAL=FIRST-LAST runs these seeds in place of a few:
     PLASH_TEST_DIFFERENTIAL=0-299 make test ARGS="tests/test_differential.py -q"
 
 On purpose, the stacks hold nothing that tools read in two ways: entries below what only the layer
-below has as a symbolic link or a file, and hard links to files of the layer below. umoci gives
+below has as a symbolic link or a file, hard links to files of the layer below (podman refuses them
+on overlayfs), and hard links with another mode or owner than the file (podman changes it). umoci gives
 directories without an entry, and those that it removes something from, another time.
 
 One stack in four has what umoci, which applies a layer's entries in turn to the tree of the layers
