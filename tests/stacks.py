@@ -121,8 +121,10 @@ class Layer:
         if real == origin:
             return
         self.imply(directory)
-        self.tree[real] = self.tree[origin]
-        self.entries.append((path, {"type": tarfile.LNKTYPE, "linkname": source}, b""))
+        node = self.tree[real] = self.tree[origin]
+        # podman gives the file what the link's entry says; all that write archives say the same.
+        same = {name: getattr(node, name) for name in ("mode", "uid", "gid", "mtime")}
+        self.entries.append((path, {**same, "type": tarfile.LNKTYPE, "linkname": source}, b""))
 
     def is_hidden_twice(self, path):
         """Whether a whiteout would be in what another removes, which tools read in order."""

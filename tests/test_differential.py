@@ -4,9 +4,13 @@ PLASH_TEST_DIFFERENTIAL=FIRST-LAST runs these seeds in place of a few:
 
     PLASH_TEST_DIFFERENTIAL=0-299 make test ARGS="tests/test_differential.py -q"
 
-On purpose, the stacks hold nothing that tools read in two ways: entries below what only the layer
-below has as a symbolic link or a file, and hard links to files of the layer below. umoci gives
-directories without an entry, and those that it removes something from, another time.
+On purpose, the stacks hold nothing that tools read in two ways:
+
+- Entries below what only the layer below has as a symbolic link or a file.
+- Hard links to files of the layer below: on overlayfs, podman refuses them.
+- Hard links with another mode or owner than the file, which podman changes then.
+
+umoci gives directories without an entry, and those that it removes something from, another time.
 
 One stack in four has what umoci, which applies a layer's entries in turn to the tree of the layers
 below, has on purpose in another way. These are compared with the model alone:
@@ -14,9 +18,9 @@ below, has on purpose in another way. These are compared with the model alone:
 - A whiteout after what it hides in the same layer. umoci and podman let it hide that, and the
   specification does not.
 - A file and then a directory, of one name in one layer, where the layer below has a directory. The
-  specification forbids two entries of a name. plash unpacks a layer by itself, as docker and podman
-  do for overlayfs: the last entry counts, and the directory is merged with the one below. umoci
-  removes that with all that is in it when it comes to the file.
+  specification forbids two entries of a name, and podman refuses them. plash unpacks a layer by
+  itself: the last entry counts, and the directory is merged with the one below. umoci removes that
+  with all that is in it when it comes to the file.
 - An opaque directory that the layer below has as a link. The directory's entry comes later, so umoci
   follows the link, and refuses a layer where it leads to itself.
 """
