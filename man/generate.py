@@ -70,11 +70,17 @@ def synopsis(header):
 
 
 def description(paragraphs):
-    """Paragraphs as they are; one that is indented is code."""
-    return "\n".join(
-        "::\n\n" + each + "\n" if each.startswith(" ") else prose(each) + "\n"
-        for each in paragraphs
-    )
+    """Paragraphs as they are; one that is indented is code, one that begins with - is a list."""
+    return "\n".join(_paragraph(each) for each in paragraphs)
+
+
+def _paragraph(text):
+    if text.startswith(" "):
+        return "::\n\n" + text + "\n"
+    if text.startswith("- "):
+        items = text[2:].split("\n- ")
+        return "".join(f"- {prose(' '.join(item.split()))}\n" for item in items)
+    return prose(text) + "\n"
 
 
 def options(header):
