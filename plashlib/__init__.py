@@ -1,4 +1,4 @@
-"""What the plash commands share. Each module has one subject; imports go down this list only.
+"""What the plash commands share. Each module has one subject.
 
 cli            the command line: argv, messages, exit statuses
 steps          instructions of a Containerfile: each is remembered by an argv
@@ -13,7 +13,7 @@ imageconfig    configurations of images: read and changed
 cache          ids by the inputs of the command that made them, and by session
 inputs         what the result of a command depends on
 usage          how much of the disk images take, and ages and sizes in text
-removal        rm, shrink, purge: images go in one rename
+removal        rm and shrink: images go in one rename
 build          what a command sees that builds an image, and how it ends
 mksquashfs     squashfs files of images
 export         layers of an image, held open while they are written out
@@ -46,7 +46,7 @@ caller         what the caller brings: working directory, environment, home
 docs           which commands there are, and their header texts
 headers        what a header text says: usage, options, what is printed
 mountinfo      what is mounted where
-processes      which process is which, who uses an image, child processes
+processes      which process is which, who uses an image (image_users), child processes
 locks          locks on directories
 ids            root of a user namespace, and subordinate ids
 namespaces     libc, user, mount and pid namespaces, overlay, pivot_root

@@ -1,4 +1,4 @@
-"""Where files and directories of the host are placed in a container.
+"""Binds: what of the host is mounted in a container, and the mount points for it.
 
 Each one needs a mount point. Mount points are made in a layer of plash's own, which stands on top
 of the image's: no build captures it, and it covers what the image has there, such as a
@@ -21,7 +21,7 @@ MAX_LINKS = 40  # followed on the way to a target, as the kernel does
 class Mount:
     """Something that is mounted at target, a path in the container.
 
-    directory says whether the mount point is a directory or a file. user is whether the user
+    directory says whether the mount point is a directory or a file. requested is whether the user
     asked for it: then links on the way to target are followed, and no mount point is an error.
     What is private has nothing of the host's: mount points can be made in it.
     """
@@ -29,8 +29,8 @@ class Mount:
     private = False
     make_point = False  # whether mount() makes the mount point, in something private
 
-    def __init__(self, target: str, directory: bool = True, user: bool = False) -> None:
-        self.target, self.directory, self.user = target, directory, user
+    def __init__(self, target: str, directory: bool = True, requested: bool = False) -> None:
+        self.target, self.directory, self.requested = target, directory, requested
 
     def mount(self, path: str) -> None:
         """Mount it on path, in the new root filesystem. Raises OSError, Error."""
@@ -41,9 +41,13 @@ class Bind(Mount):
     """A file or directory of the host: source is its path here."""
 
     def __init__(
-        self, source: str, target: "str | None" = None, user: bool = False, read_only: bool = False
+        self,
+        source: str,
+        target: "str | None" = None,
+        requested: bool = False,
+        read_only: bool = False,
     ) -> None:
-        super().__init__(target or source, os.path.isdir(source), user)
+        super().__init__(target or source, os.path.isdir(source), requested)
         self.source, self.read_only = source, read_only
 
     def mount(self, path: str) -> None:
@@ -80,7 +84,7 @@ def parse(text: str) -> Bind:
     if target[:1] != "/" or (normal + "/").startswith(("//", "/host/")):
         raise Error(f"cannot bind {source} on {target!r}: not an absolute path, or / or /host")
     # The links of TARGET are the image's: it is normalized only where they have been followed.
-    return Bind(source, target, user=True, read_only=mode == "ro")
+    return Bind(source, target, requested=True, read_only=mode == "ro")
 
 
 class Points:
@@ -91,7 +95,7 @@ class Points:
         self.layers = layers
         self._known: dict[str, tuple[list, Iterator]] = {}
 
-    def place(self, mounts: "list[Mount]") -> "list[Mount]":
+    def make_all(self, mounts: "list[Mount]") -> "list[Mount]":
         """Make mount points for Mounts, in their order; returns those that have one.
 
         The target of each is then a path without links. Raises Error if there can be none for
@@ -100,22 +104,22 @@ class Points:
         placed: list[Mount] = []
         for mount in mounts:
             try:
-                if mount.user:
-                    self._place_for_user(mount, placed)
+                if mount.requested:
+                    self._make_requested(mount, placed)
                 else:
                     # It covers what the image has there, a link too.
                     parent, _, name = mount.target.rpartition("/")
                     mount.target = f"{self.resolve(parent).rstrip('/')}/{name}"
                     self.make(mount.target, mount.directory)
             except OSError as error:
-                if not mount.user:
+                if not mount.requested:
                     continue
                 why = error.strerror
                 raise (mount.error(why) if isinstance(mount, Bind) else error) from None
             placed.append(mount)
         return placed
 
-    def _place_for_user(self, mount, placed):
+    def _make_requested(self, mount, placed):
         mount.target = self.resolve(mount.target, placed)
         if mount.target == "/":
             raise OSError(errno.EBUSY, "that is the root directory in the image")

@@ -139,8 +139,8 @@ def run(
     keep_tmp  its /tmp is the image's own
     options   more of View
 
-    Returns the exit status of command, as a shell has it, and the lines of View.warnings. All that
-    it started has ended then. This process is root of its user namespace already. Raises Error,
+    Returns the exit status of command, as a shell has it, and warnings. All that it started has
+    ended then. This process is root of its user namespace already. Raises Error,
     OSError.
     """
     tmp = layer.path + "/tmp"
@@ -219,7 +219,7 @@ def _manage(image, layer, command, view, own, keep):
     if os.getppid() != parent or parent == 1:
         os._exit(1)
     # plash ends the build on Ctrl-C; until then, the command may want to do something about it.
-    _keep_ignored(_signal_nothing)
+    _set_handlers(_ignore_interrupt)
     work_directory = layer.path[len(store.path()) + 1 :]
     changes = store.path(), work_directory + "/root", f"{work_directory}/work{int(own)}"
     # volatile: what the command syncs need not reach the disk before all of the layer does.
@@ -275,7 +275,7 @@ def _init(command, view, own, user, reader, writer):
     except BlockingIOError:
         pass
     # By default, process 1 gets no signals from its namespace but those it has handlers for.
-    _keep_ignored(_default)
+    _set_handlers(_restore_default)
     namespaces.private_mounts()
     try:
         container.enter(view, "host" not in view.without)
@@ -317,7 +317,7 @@ def _command(command, view, own, user):
     execution.execute(command, view.environment, view.emulate)
 
 
-def _keep_ignored(change):
+def _set_handlers(change):
     """Change what the signals that end a command do, except those that the caller ignores."""
     import _signal
 
@@ -326,12 +326,12 @@ def _keep_ignored(change):
             change(_signal, number)
 
 
-def _signal_nothing(signals, number):
+def _ignore_interrupt(signals, number):
     if number == signals.SIGINT:
         signals.signal(number, lambda *_: None)
 
 
-def _default(signals, number):
+def _restore_default(signals, number):
     signals.signal(number, signals.SIG_DFL)
 
 
@@ -347,7 +347,7 @@ def _foreground():
 
 
 def _take_terminal(fd):
-    """Be in the foreground of the terminal fd again, as a shell in a pid namespace can't say."""
+    """Be in the foreground of the terminal fd again: a shell inside cannot give it back."""
     import _signal
 
     if fd is not None and os.tcgetpgrp(fd) != os.getpgrp():

@@ -103,7 +103,7 @@ def _is_seen(path, directories):
 
 
 def run(image: store.Image, command: "list[str]", view: View, changes=None) -> None:
-    """Become command in the Image; an empty command is root's login shell.
+    """Become command in the Image; an empty command is the user's login shell.
 
     changes says where writes go, as for mount_root(); None drops them with the process.
     Raises Error, OSError.
@@ -152,7 +152,7 @@ def mount_root(
     umask = os.umask(0o022)
     points = binds.Points(mounted + "/points", layers)
     os.makedirs(points.directory + HOST)
-    view.mounts = points.place(view.mounts)
+    view.mounts = points.make_all(view.mounts)
     _write_entries(points, view)
     prepare_emulation(view, points)
     lower = [os.open(points.directory, os.O_PATH | os.O_CLOEXEC), *layers]

@@ -74,7 +74,7 @@ def _boot():
         return file.read().strip()
 
 
-def users(data: str) -> "dict[str, set[int]]":
+def image_users(data: str) -> "dict[str, set[int]]":
     """The processes that use images of the store at data, a path without symbolic links.
 
     Returns a dict of the directories of images, and of those above, to pids. A process uses an
@@ -148,7 +148,7 @@ class Observer:
     """A process that stays outside of the user namespace that this one enters, and looks at others.
 
     If /proc is mounted with hidepid, processes of other user namespaces are hidden from inside
-    one. Start it before ids.become_root(); data is as for users().
+    one. Start it before ids.become_root(); data is as for image_users().
     """
 
     def __init__(self, data: str) -> None:
@@ -166,13 +166,15 @@ class Observer:
 
             with open(answers, "wb") as file:
                 while os.read(requests, 1):
-                    marshal.dump({key: sorted(pids) for key, pids in users(data).items()}, file)
+                    marshal.dump(
+                        {key: sorted(pids) for key, pids in image_users(data).items()}, file
+                    )
                     file.flush()
         finally:
             os._exit(0)
 
-    def users(self) -> "dict[str, set[int]]":
-        """As users(), seen by the process outside. Raises Error if that has ended."""
+    def image_users(self) -> "dict[str, set[int]]":
+        """As image_users(), seen by the process outside. Raises Error if that has ended."""
         import marshal
 
         os.write(self._requests, b".")

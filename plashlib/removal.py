@@ -31,18 +31,19 @@ def remove(
         except BaseException as error:
             _put_back(removed, away)
             if isinstance(error, FileNotFoundError):
-                raise Error(f"no image: {image.id}") from None
+                missing = [image.id for image in images if not os.path.exists(image.path)]
+                raise Error(f"no image: {', '.join(missing)}") from None
             raise
         _put_back(removed, [image for image in away if image in kept])
         names = _forget_missing_locked()
         os.close(lock)
-        removed.delete_later()
+        removed.delete_in_background()
     return names
 
 
 def _removable(images, observer, used):
     """Those of the Images that may be removed by remove()'s rule for images in use."""
-    using = observer.users() if used != "remove" else {}
+    using = observer.image_users() if used != "remove" else {}
     for image in images:
         if used == "refuse" and image.path in using:
             raise in_use(f"image {image.id}", using[image.path])

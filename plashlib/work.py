@@ -45,8 +45,8 @@ class Work:
                 delete(self.path)
         os.close(self._fd)
 
-    def delete_later(self) -> None:
-        """Leave the directory to a process that deletes it, and owns it from now on."""
+    def delete_in_background(self) -> None:
+        """Delete the directory in a background process, which owns it from now on."""
         self.keep = True
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         streams = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in range(3)]
