@@ -19,7 +19,7 @@ def cdi(plash):
     def write(devices, shared=None, name="vendor.json", directory="cdi", kind="vendor.com/device"):
         (plash.place / directory).mkdir(exist_ok=True)
         content = {
-            "cdiVersion": "0.6.0",
+            "cdiVersion": "0.5.0",
             "kind": kind,
             "devices": [{"name": each, "containerEdits": devices[each]} for each in devices],
             "containerEdits": shared or {},
