@@ -251,7 +251,7 @@ def test_podman_makes_the_same_of_it(plash, image, cdi, host_tar):
     try:
         with engines.podman(plash.place / "podman") as podman:
             podman("import", host_tar, "plash-test")
-            argv = ["--network=host", f"--device={kind}=one", "plash-test", "sh", "-c", code]
+            argv = ["--network=host", "--ulimit=host", f"--device={kind}=one", "plash-test", "sh", "-c", code]
             theirs = podman("run", "--rm", *argv)
     finally:
         os.unlink(path)

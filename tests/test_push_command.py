@@ -79,3 +79,24 @@ def test_a_hidden_program_is_told(plash, image):
 def test_what_cannot_be(plash, image, argv, error):
     assert plash("push:command", *argv).error == "plash push:command: " + error
     assert not (plash.home / ".local").exists()
+
+
+def test_rm_says_which_commands_lose_their_image(plash, image, command):
+    other = plash("build", image, "touch /x").id
+    plash("map", "tool", other).ok()
+    lost, named, gone = (
+        command(f"--as={name}", "cat", number=number)
+        for name, number in (("lost", other), ("named", "tool"), ("gone", other))
+    )
+    command("--as=kept", "cat")
+    os.unlink(gone)
+    error = plash("rm", other).ok().err.splitlines()
+    assert error[-2:] == [
+        f"plash rm: {lost} runs image {other}, which is removed",
+        f"plash rm: {named} runs image tool, which is removed",
+    ]
+    assert not any("kept" in line or "gone" in line for line in error)
+    # Once there is an image of that name again, or the file is another's, all is well.
+    (plash.place / "bin/lost").write_text("mine")
+    plash("map", "tool", image).ok()
+    assert plash("rm", plash("build", image, "touch /y").id).ok().err == ""
