@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import uuid
 
 import engines
@@ -218,6 +219,11 @@ def test_no_such_device(plash, image, cdi):
     assert error.endswith("vendor.json is no CDI specification: 'containerPath'")
 
 
+def hard(limit):
+    """A hard limit of this process, which podman would raise."""
+    return resource.getrlimit(getattr(resource, f"RLIMIT_{limit.upper()}"))[1]
+
+
 @pytest.mark.slow
 @pytest.mark.only_for("root")
 def test_podman_makes_the_same_of_it(plash, image, cdi, host_tar):
@@ -251,8 +257,9 @@ def test_podman_makes_the_same_of_it(plash, image, cdi, host_tar):
     try:
         with engines.podman(plash.place / "podman") as podman:
             podman("import", host_tar, "plash-test")
-            argv = ["--network=host", "--ulimit=host", f"--device={kind}=one", "plash-test", "sh", "-c", code]
-            theirs = podman("run", "--rm", *argv)
+            limits = (f"--ulimit={each}={hard(each)}:{hard(each)}" for each in ("nofile", "nproc"))
+            argv = ["--network=host", *limits, f"--device={kind}=one", "plash-test"]
+            theirs = podman("run", "--rm", *argv, "sh", "-c", code)
     finally:
         os.unlink(path)
         if made:

@@ -149,3 +149,18 @@ def test_without_squashfuse(plash, image, tools, elsewhere, tmp_path):
     assert (done.status, done.out) == (1, "")
     assert done.err == f"plash run: cannot mount {tmp_path}/prog: squashfuse is not installed\n"
     elsewhere("true")
+
+
+def test_programs_of_one_name_are_each_their_own(plash, image, tools, elsewhere, tmp_path):
+    for directory in "one", "two":
+        (tmp_path / directory).mkdir()
+        plash("push:program", image, f"{directory}/prog", "echo", directory).ok()
+        os.utime(tmp_path / directory / "prog", (1, 1))
+    for directory in "one", "two":
+        assert elsewhere("./prog", cwd=tmp_path / directory).ok().out == directory + "\n"
+    # The first one may go, and one may be replaced.
+    os.unlink(tmp_path / "one/prog")
+    assert elsewhere("./prog", cwd=tmp_path / "two").ok().out == "two\n"
+    number = plash("build", image, "echo new >/new").id
+    plash("push:program", number, "two/prog", "cat", "/new").ok()
+    assert elsewhere("./prog", cwd=tmp_path / "two").ok().out == "new\n"
