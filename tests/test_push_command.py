@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import pytest
+from requirements import need_program
 
 
 @pytest.fixture
@@ -100,3 +101,34 @@ def test_rm_says_which_commands_lose_their_image(plash, image, command):
     (plash.place / "bin/lost").write_text("mine")
     plash("map", "tool", image).ok()
     assert plash("rm", plash("build", image, "touch /y").id).ok().err == ""
+
+
+@pytest.fixture
+def display(plash):
+    """An X server that keeps no windows; yields the variables that lead to it."""
+    need_program("Xvfb", "xauth", "xdpyinfo")
+    reader, writer = os.pipe()
+    authority = plash.place / "Xauthority"
+    # The server takes a number that is free, and writes it.
+    argv = ["Xvfb", "-displayfd", str(writer), "-auth", authority, "-nolisten", "tcp"]
+    cookie = "0123456789abcdef" * 2
+    plash.run(["xauth", "-f", authority, "add", ":0", ".", cookie]).ok()
+    with open(plash.place / "log", "wb") as log:
+        server = subprocess.Popen(argv, pass_fds=[writer], stdout=log, stderr=log)
+    os.close(writer)
+    number = os.read(reader, 20).decode().strip()
+    os.close(reader)
+    assert number, (plash.place / "log").read_text()
+    plash.run(["xauth", "-f", authority, "add", f":{number}", ".", cookie]).ok()
+    yield {"DISPLAY": f":{number}", "XAUTHORITY": str(authority)}
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.slow
+def test_a_graphical_program(plash, command, display):
+    number = plash("pull:host", "xdpyinfo").id
+    path = command("xdpyinfo", number=number)
+    done = plash.run([path], env=display)
+    assert f"name of display:    {display['DISPLAY']}\n" in done.ok().out
+    assert plash.run([path], env={**display, "XAUTHORITY": "/dev/null"}).status == 1
