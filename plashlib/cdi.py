@@ -10,9 +10,8 @@ in its layer of mount points, so that no build captures them.
 import errno
 import json
 import os
-import stat
 
-from plashlib import Error, binds, namespaces
+from plashlib import Error, binds, loader, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ ATTRIBUTES = {
     "nodev": namespaces.MOUNT_ATTR_NODEV,
     "noexec": MOUNT_ATTR_NOEXEC,
 }
-# On Ubuntu, the first is the program, and the second a script.
-LDCONFIG = "/sbin/ldconfig.real", "/sbin/ldconfig"
-CACHE = "/etc/ld.so.cache"
 COMPAT = "/usr/local/cuda/compat"
 
 
@@ -228,10 +224,10 @@ class Edits:
         folders = {points.resolve(folder, mounts) for folder in self.folders}
         for mount in [each for each in mounts if isinstance(each, Edit) and not each.directory]:
             folder, _, name = mount.target.rpartition("/")
-            soname = _soname(mount.source) if folder in folders else None
+            soname = loader.soname(mount.source) if folder in folders else None
             if soname and soname != name and "/" not in soname:
                 Link(f"{folder}/{soname}", name).place(points, mounts)
-        mounts += points.place([LoaderCache(self.folders)])
+        mounts += points.place([loader.Cache(self.folders)])
 
 
 def _options(args):
@@ -370,94 +366,3 @@ class Mode(Change):
     def mount(self, path: str) -> None:
         if os.path.exists(path):
             os.chmod(path, self.mode)
-
-
-class LoaderCache(binds.Mount):
-    """The cache of ld.so(8) with the libraries of more directories, made by the host's ldconfig(8).
-
-    It runs in the new root directory, which it cannot write to: the image's own ldconfig could be
-    anything, and a build would capture the files that it writes.
-    """
-
-    def __init__(self, folders: "list[str]") -> None:
-        super().__init__(CACHE, directory=False)
-        self.folders = folders
-
-    def mount(self, path: str) -> None:
-        program = next((each for each in LDCONFIG if os.access(each, os.X_OK)), None)
-        if not program:
-            return  # a host without glibc has no libraries for one
-        # The old root directory is not there yet.
-        scratch = "./host"
-        namespaces.mount("plash", scratch, "tmpfs", namespaces.MS_NOSUID, "mode=0755")
-        ldconfig = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
-        child = os.fork()
-        if not child:
-            try:
-                self._run(ldconfig)
-            finally:
-                os._exit(127)
-        os.close(ldconfig)
-        _, status = os.waitpid(child, 0)
-        if status:
-            raise Error(f"cannot make {CACHE}: {program} failed")
-        namespaces.mount(f"{scratch}/ld.so.cache", path, flags=namespaces.MS_BIND)
-        namespaces.unmount(scratch)
-
-    def _run(self, ldconfig):
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for fd in range(3):
-            os.dup2(null, fd)
-        namespaces.private_mounts()
-        flags = namespaces.MS_BIND | namespaces.MS_REMOUNT | namespaces.MS_RDONLY
-        namespaces.mount(None, ".", flags=flags)
-        os.chroot(".")
-        argv = ["ldconfig", "-X", "-C", "/host/ld.so.cache", *self.folders]
-        os.execve(ldconfig, argv, {"LC_ALL": "C"})
-
-
-def _soname(path):
-    """The DT_SONAME of a shared library, see elf(5); None if it has none."""
-    import struct
-
-    def read(form, offset):
-        return struct.unpack_from(form, os.pread(fd, struct.calcsize(form), offset))
-
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        magic, wide, order = read("4sBB", 0)
-        if magic != b"\x7fELF":
-            return None
-        end = "<" if order == 1 else ">"
-        table, size, count = read(end + "Q14xHH", 32) if wide == 2 else read(end + "I10xHH", 28)
-        loaded, dynamic = [], None
-        for index in range(count):
-            if wide == 2:
-                kind, _, offset, address, _, length = read(end + "IIQQQQ", table + index * size)
-            else:
-                kind, offset, address, _, length = read(end + "IIIII", table + index * size)
-            if kind == 1:
-                loaded.append((address, offset, length))
-            elif kind == 2:
-                dynamic = offset, length
-        if not dynamic:
-            return None
-        form = end + ("qQ" if wide == 2 else "iI")
-        entry = struct.calcsize(form)
-        entries = dict(
-            read(form, at) for at in range(dynamic[0], dynamic[0] + dynamic[1] - entry + 1, entry)
-        )
-        # DT_STRTAB is 5, an address, and DT_SONAME 14, an offset in it.
-        if 5 not in entries or 14 not in entries:
-            return None
-        for address, offset, length in loaded:
-            if address <= entries[5] < address + length:
-                text = os.pread(fd, 4096, entries[5] - address + offset + entries[14])
-                return os.fsdecode(text.partition(b"\0")[0])
-        return None
-    except struct.error:
-        return None
-    finally:
-        os.close(fd)
