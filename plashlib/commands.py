@@ -1,4 +1,4 @@
-"""Commands of the host that `plash push:command` wrote: which there are, and which lost their image.
+"""Commands of the host that `plash push:command` wrote, and which of them lost their image.
 
 commands/HASH, in the data directory, has the path of one and the image that it names.
 """
