@@ -56,7 +56,7 @@ def test_the_names_that_there_are(plash, cdi):
     assert done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["run", "run:persist", "build"])
+@pytest.mark.parametrize("command", ["run", "run:image", "run:persist", "build"])
 def test_nodes_mounts_and_variables(plash, image, cdi, command):
     (plash.place / "driver").write_text("driver")
     (plash.place / "dir").mkdir()
@@ -91,7 +91,12 @@ def test_nodes_mounts_and_variables(plash, image, cdi, command):
         "GIVEN=yes",
         image,
     ]
-    argv += {"run": ["sh", "-c"], "run:persist": ["kept", "sh", "-c"], "build": []}[command]
+    argv += {
+        "run": ["sh", "-c"],
+        "run:image": ["sh", "-c"],
+        "run:persist": ["kept", "sh", "-c"],
+        "build": [],
+    }[command]
     done = plash(command, *argv, code).ok()
     printed = done.err if command == "build" else done.out
     assert printed == "zzz\ndriverin dir\nro\n1 two a=b yes\n"
