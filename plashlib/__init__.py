@@ -23,6 +23,8 @@ execution      becoming the command: its program, and what runs foreign ones
 emulate        root's calls where one id is mapped
 users          the users of an image, by its own passwd and group
 foreign        programs of other architectures, by QEMU's user emulation
+cdi            devices by their CDI name, as vendors' specifications describe them
+loader         ld.so's cache in a container, and sonames
 binds          host directories and files in a container, and where they are placed
 download       files from the network, verified and resumed
 docker         docker and podman, run as the user
@@ -36,6 +38,7 @@ pipeline       tar and compression programs in a row, and what they complain of
 merged         what layers show together, read without mounting them
 programs       helper programs such as tar: found, started clean, ended with plash
 progress       a line on the terminal for long steps
+commands       commands of the host that push:command wrote
 atomic         files that appear whole or not at all
 work           tmp/: work in progress, and what is garbage
 names          symbolic links to images: map/, cache/, recall/

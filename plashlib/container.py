@@ -24,6 +24,7 @@ class View:
     user       a user of the image's: NAME or UID, and :GROUP; None for root
     as_me      keep the caller's own uid and gid, with names for them, instead of becoming root
     without    what of ABSENT is left out
+    devices    CDI names or paths of devices, as for cdi.add()
 
     emulate is what execute() calls at its end, and watch the emulate.Watch of a build, if only one
     id is mapped. root_home is the home that root has by the container's passwd(5), if not the
@@ -39,6 +40,7 @@ class View:
         user: "str | None" = None,
         as_me: bool = False,
         without: "set[str] | tuple[()]" = (),
+        devices: "list[str] | tuple[()]" = (),
     ) -> None:
         self.working_directory = caller.WorkingDirectory()
         self.directory, self.user = directory, user
@@ -53,7 +55,13 @@ class View:
         self.watch = None
         unkept = self.working_directory.warning
         self.warnings = [unkept] if unkept and not directory else []
-        self.mounts = [*self._default_mounts(), *map(binds.parse, mounts)]
+        self.edits: list = []  # called with the binds.Points and the mounts that are placed
+        self.mounts = self._default_mounts()
+        if devices:
+            from plashlib import cdi
+
+            cdi.add(self, devices)
+        self.mounts += map(binds.parse, mounts)
         self.environment.setdefault("HOME", "/" if as_me else "/root")
         self.entries = caller.entries(self.environment["HOME"]) if as_me else {}
 
@@ -153,6 +161,8 @@ def mount_root(
     points = binds.Points(mounted + "/points", layers)
     os.makedirs(points.directory + HOST)
     view.mounts = points.make_all(view.mounts)
+    for edit in view.edits:
+        edit(points, view.mounts)
     _write_entries(points, view)
     prepare_emulation(view, points)
     lower = [os.open(points.directory, os.O_PATH | os.O_CLOEXEC), *layers]

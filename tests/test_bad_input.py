@@ -9,7 +9,7 @@ from world import COMMANDS, LIBEXEC, ROOT
 sys.path.insert(0, str(ROOT))
 from plashlib import docs
 
-NO_ARGUMENTS = {"clean", "doctor", "init", "mkdtemp", "shrink", "version"}
+NO_ARGUMENTS = {"clean", "device", "doctor", "init", "mkdtemp", "shrink", "version"}
 TAKES_ANY = {
     "complete",
     "data",

@@ -2,8 +2,11 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
+from requirements import need_program
+from world import wait_for
 
 
 @pytest.fixture
@@ -79,3 +82,52 @@ def test_a_hidden_program_is_told(plash, image):
 def test_what_cannot_be(plash, image, argv, error):
     assert plash("push:command", *argv).error == "plash push:command: " + error
     assert not (plash.home / ".local").exists()
+
+
+def test_rm_says_which_commands_lose_their_image(plash, image, command):
+    other = plash("build", image, "touch /x").id
+    plash("map", "tool", other).ok()
+    lost, named, gone = (
+        command(f"--as={name}", "cat", number=number)
+        for name, number in (("lost", other), ("named", "tool"), ("gone", other))
+    )
+    command("--as=kept", "cat")
+    os.unlink(gone)
+    error = plash("rm", other).ok().err.splitlines()
+    assert error[-2:] == [
+        f"plash rm: {lost} runs image {other}, which is removed",
+        f"plash rm: {named} runs image tool, which is removed",
+    ]
+    assert not any("kept" in line or "gone" in line for line in error)
+    # Once there is an image of that name again, or the file is another's, all is well.
+    (plash.place / "bin/lost").write_text("mine")
+    plash("map", "tool", image).ok()
+    assert plash("rm", plash("build", image, "touch /y").id).ok().err == ""
+
+
+@pytest.fixture
+def display(plash):
+    """An X server that keeps no windows; yields the variables that lead to it."""
+    need_program("Xvfb", "xauth", "xdpyinfo")
+    # A number that no other run of the tests takes: -displayfd may give one to two servers.
+    number = 100 + os.getpid() % 50000
+    authority = plash.place / "Xauthority"
+    plash.run(["xauth", "-f", authority, "add", f":{number}", ".", "01234567" * 4]).ok()
+    argv = ["Xvfb", f":{number}", "-auth", authority, "-nolisten", "tcp"]
+    with open(plash.place / "log", "wb") as log:
+        server = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        wait_for(Path(f"/tmp/.X11-unix/X{number}").exists)
+        yield {"DISPLAY": f":{number}", "XAUTHORITY": str(authority)}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.slow
+def test_a_graphical_program(plash, command, display):
+    number = plash("pull:host", "xdpyinfo").id
+    path = command("xdpyinfo", number=number)
+    done = plash.run([path], env=display)
+    assert f"name of display:    {display['DISPLAY']}\n" in done.ok().out
+    assert plash.run([path], env={**display, "XAUTHORITY": "/dev/null"}).status == 1

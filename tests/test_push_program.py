@@ -1,11 +1,13 @@
 """push:program: an image as one executable file; link takes such files, SIF and AppImage files."""
 
+import json
 import os
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
-from requirements import need, need_program
+from requirements import as_user, need, need_program
 from world import LIBEXEC
 
 PAGE = 4096
@@ -92,3 +94,73 @@ def test_link_takes_the_squashfs_of_other_files(plash, image, tools, tmp_path, w
     assert plash("run", plash("link", "wrapped").id, "echo", "hi").out == "hi\n"
     (tmp_path / "wrapped").write_bytes(wrap(b"no squashfs"))
     assert plash("link", "wrapped").error.startswith("plash link: not a directory, nor a squashfs")
+
+
+@pytest.fixture
+def configured(plash, image, tools):
+    """An image with a configuration, and a user 1234 with a home of that user's."""
+    config = {
+        "Entrypoint": ["sh", "-c", 'echo "$PWD $(id -u) $A $*"', "sh"],
+        "Cmd": ["cmd"],
+        "Env": ["A=a b"],
+        "WorkingDir": "/home/work",
+        "User": "me",
+    }
+    code = "mkdir -p /home/work; echo me:x:1234:1234::/home/work:/bin/sh >>/etc/passwd"
+    number = plash("build", image, code).id
+    path = plash("nodepath", number).ok().out.strip() + "/_data"
+    Path(plash.place / "config.json").write_text(json.dumps({"config": config}))
+    plash("sudo", "cp", "config.json", f"{path}/config.json").ok()
+    plash("sudo", "sh", "-c", 'printf "A=a b\\0" >"$1/env"', "sh", path).ok()
+    return number
+
+
+def test_without_a_command_it_is_what_the_configuration_says(plash, configured, elsewhere):
+    plash("push:program", configured, "prog").ok()
+    assert elsewhere("./prog", "x").ok().out == "/home/work 1234 a b cmd x\n"
+    plash("push:program", configured, "prog", "sh", "-c", 'echo "$PWD $(id -u) $A"').ok()
+    assert elsewhere("./prog").ok().out == f"{plash.place} 0 a b\n"
+
+
+def test_without_a_configuration_it_is_the_shell(plash, image, tools, elsewhere):
+    plash("push:program", image, "prog").ok()
+    assert elsewhere("./prog", input="echo hi; id -u").ok().out == "hi\n0\n"
+
+
+def test_it_runs_where_nothing_can_be_written(plash, image, tools, elsewhere):
+    (plash.place / "ro").mkdir()
+    plash("push:program", image, "ro/prog", "cat").ok()
+    code = "mount --bind ro ro && mount -o remount,bind,ro ro && ! touch ro/x && cd ro && ./prog"
+    namespaces = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    done = elsewhere(*namespaces, "sh", "-c", code, input="in")
+    assert done.out == "in", done.err
+
+
+@as_user
+def test_without_squashfuse(plash, image, tools, elsewhere, tmp_path):
+    plash("push:program", image, "prog", "cat").ok()
+    (tmp_path / "bin").mkdir()
+    for directory in reversed(plash.env["PATH"].split(":")):
+        for entry in os.scandir(directory) if os.path.isdir(directory) else ():
+            if "squashfuse" not in entry.name and not (tmp_path / "bin" / entry.name).exists():
+                (tmp_path / "bin" / entry.name).symlink_to(entry.path)
+    env = {"PATH": f"{LIBEXEC}:{tmp_path}/bin", "PLASH_DATA": f"{plash.place}/empty"}
+    done = plash.run(["./prog"], env=env)
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"plash run: cannot mount {tmp_path}/prog: squashfuse is not installed\n"
+    elsewhere("true")
+
+
+def test_programs_of_one_name_are_each_their_own(plash, image, tools, elsewhere, tmp_path):
+    for directory in "one", "two":
+        (tmp_path / directory).mkdir()
+        plash("push:program", image, f"{directory}/prog", "echo", directory).ok()
+        os.utime(tmp_path / directory / "prog", (1, 1))
+    for directory in "one", "two":
+        assert elsewhere("./prog", cwd=tmp_path / directory).ok().out == directory + "\n"
+    # The first one may go, and one may be replaced.
+    os.unlink(tmp_path / "one/prog")
+    assert elsewhere("./prog", cwd=tmp_path / "two").ok().out == "two\n"
+    number = plash("build", image, "echo new >/new").id
+    plash("push:program", number, "two/prog", "cat", "/new").ok()
+    assert elsewhere("./prog", cwd=tmp_path / "two").ok().out == "new\n"
