@@ -227,7 +227,7 @@ class Edits:
             soname = loader.soname(mount.source) if folder in folders else None
             if soname and soname != name and "/" not in soname:
                 Link(f"{folder}/{soname}", name).place(points, mounts)
-        mounts += points.place([loader.Cache(self.folders)])
+        mounts += points.make_all([loader.Cache(self.folders)])
 
 
 def _options(args):
