@@ -148,5 +148,7 @@ def test_podman_sees_the_same(plash, oci_tools, tmp_path_factory):
                 for tree in theirs, mine:
                     # podman gives 0755, and root 0555, to directories without an entry.
                     for entry in tree.values():
+                        # Its driver vfs copies the layers below, without ACLs.
+                        entry[5].pop("system.posix_acl_access", None)
                         entry[:] = entry[:1] if entry[0] == "d" else entry
                 assert theirs == mine, (seed, each)
