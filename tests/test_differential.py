@@ -132,6 +132,7 @@ def test_podman_sees_the_same(plash, oci_tools, tmp_path_factory):
     """Of stacks as they are, and after plash pulled, changed and pushed them."""
     need_program("podman")
     with engines.podman(tmp_path_factory.mktemp("podman")) as podman:
+        refused = []
         for seed in filter(stacks.whiteouts_first, SEEDS):
             tars, _ = stacks.random_stack(seed, duplicates=False)
             ref = write_layout(plash.place / f"layout{seed}", tars)
@@ -141,7 +142,13 @@ def test_podman_sees_the_same(plash, oci_tools, tmp_path_factory):
             pushed = f"oci:{plash.place}/pushed{seed}:x"
             plash("push:oci", child, pushed).ok()
             for each, mine in (ref, number), (pushed, child):
-                name = podman("pull", "--quiet", each).splitlines()[-1]
+                try:
+                    name = podman("pull", "--quiet", each).splitlines()[-1]
+                except AssertionError as error:
+                    # It makes no directory, without an entry, for a file of the layer below.
+                    assert each is ref and "file exists" in str(error), seed
+                    refused.append(seed)
+                    break
                 theirs = stacks.listed(podman("image", "mount", name))
                 podman("image", "unmount", name)
                 mine = plash_tree(plash, mine)
@@ -152,3 +159,5 @@ def test_podman_sees_the_same(plash, oci_tools, tmp_path_factory):
                         entry[5].pop("system.posix_acl_access", None)
                         entry[:] = entry[:1] if entry[0] == "d" else entry
                 assert theirs == mine, (seed, each)
+        assert len(refused) <= len(SEEDS) // 10, refused
+        print("refused by podman:", refused)
