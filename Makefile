@@ -53,12 +53,7 @@ man: ## make the man pages in build/man, with docutils of the system or of .venv
 
 # A file of its own, since it is for the host's administrator to decide.
 install-apparmor: ## let AppArmor allow user namespaces to the installed commands, where it restricts them
-	mkdir -p "$(DESTDIR)/etc/apparmor.d"
-	sed 's|@libexecdir@|$(abspath $(PREFIX))/libexec/plash|' apparmor/plash >"$(DESTDIR)/etc/apparmor.d/plash"
-	@echo "installed $(DESTDIR)/etc/apparmor.d/plash, for $(abspath $(PREFIX))/libexec/plash/plash-*"
-	@if [ -n "$(DESTDIR)" ]; then :; \
-	elif [ ! -d /sys/kernel/security/apparmor ]; then echo "AppArmor does not run here: it is not loaded"; \
-	else apparmor_parser --replace /etc/apparmor.d/plash && echo "loaded; after a reboot it is loaded by itself"; fi
+	@sh install.sh apparmor
 
 uninstall: ## remove what install put below PREFIX, and the AppArmor profile
 	@sh install.sh uninstall

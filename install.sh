@@ -1,7 +1,8 @@
 #!/bin/sh
-# Install plash below PREFIX, or remove it: what `make install` and `make uninstall` run.
+# Install plash below PREFIX, or remove it: what `make install`, `make uninstall` and
+# `make install-apparmor` run.
 #
-# Usage: install.sh [uninstall]
+# Usage: install.sh [uninstall | apparmor]
 #
 # The environment says what the variables of the Makefile say: PREFIX, DESTDIR, PYTHON, BUNDLE.
 # All checks come first. All files are then made in a directory beside their destination, and
@@ -12,7 +13,7 @@ set -eu
 umask 022
 
 fail() {
-    printf 'make %s: %s\n' "$action" "$1" >&2
+    printf 'make %s: %s\n' "$target" "$1" >&2
     exit 1
 }
 
@@ -55,8 +56,7 @@ installed() {
 
 # shellcheck disable=SC2329
 uninstall() {
-    profile=${DESTDIR-}/etc/apparmor.d/plash
-    if grep -sqF "\"$PREFIX/libexec/plash/" "$profile"; then
+    if grep -sqF "\"$libexec/" "$profile"; then
         rm "$profile"
         echo "removed $profile"
     fi
@@ -68,6 +68,21 @@ uninstall() {
     rm -rf "$root/libexec/plash/plashlib/__pycache__" "$root/libexec/plash/__pycache__"
     find "$root/libexec/plash" -depth -type d -empty -delete
     echo "removed plash from $root"
+}
+
+# shellcheck disable=SC2329
+apparmor() {
+    need_writable "${profile%/*}"
+    mkdir -p "${profile%/*}"
+    sed "s|@libexecdir@|$(printf '%s' "$libexec" | sed 's/[\\&|]/\\&/g')|" apparmor/plash >"$profile"
+    echo "installed $profile, for $libexec/plash-*"
+    if [ -n "${DESTDIR-}" ]; then
+        :
+    elif [ ! -d /sys/kernel/security/apparmor ]; then
+        echo "AppArmor does not run here: it is not loaded"
+    else
+        apparmor_parser --replace "$profile" && echo "loaded; after a reboot it is loaded by itself"
+    fi
 }
 
 # shellcheck disable=SC2329
@@ -164,8 +179,9 @@ install() {
 
 action=${1:-install}
 case $action in
-    install | uninstall) ;;
-    *) echo "usage: install.sh [uninstall]" >&2 && exit 2 ;;
+    install | uninstall) target=$action ;;
+    apparmor) target=install-apparmor ;;
+    *) echo "usage: install.sh [uninstall | apparmor]" >&2 && exit 2 ;;
 esac
 cd -- "$(dirname -- "$0")"
 PREFIX=${PREFIX:-/usr/local} PYTHON=${PYTHON:-python3} BUNDLE=${BUNDLE-docopt}
@@ -179,4 +195,7 @@ case $PREFIX in
 esac
 PREFIX=${PREFIX%/}
 root=${DESTDIR-}$PREFIX
+profile=${DESTDIR-}/etc/apparmor.d/plash
+# AppArmor goes by the paths of commands without symbolic links.
+libexec=$(realpath -m ${DESTDIR:+-s} "$PREFIX/libexec/plash")
 "$action"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# What compresses, by the suffix of its files.
+PROGRAMS = {"gz": "gzip", "xz": "xz", "zst": "zstd", "bz2": "bzip2", "lz4": "lz4"}
 STRICT = os.environ.get("PLASH_TEST_STRICT") == "1"
 
 

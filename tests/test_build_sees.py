@@ -15,6 +15,7 @@ from world import LIBEXEC, ROOT, wait_for
 # A host to throw away: a tmpfs with the real host's programs read-only, and a pid namespace.
 THROW_AWAY = r"""
 set -e
+PATH=$PATH:/usr/sbin:/sbin
 mount -t tmpfs throw-away "$1"; cd "$1"
 mkdir usr repo dev proc etc tmp home home/u srv opt store
 for each in bin sbin lib lib32 lib64; do

@@ -258,23 +258,23 @@ def test_make_install_for_a_package(source, tmp_path):
 
 
 def test_an_apparmor_profile_only_when_asked(source, tmp_path):
-    place = tmp_path / "root/etc/apparmor.d/plash"
-    options = [f"DESTDIR={tmp_path}/root", "PREFIX=/opt/it", "BUNDLE="]
+    place = tmp_path / "a root/etc/apparmor.d/plash"
+    options = [f"DESTDIR={tmp_path}/a root", "PREFIX=/opt/an & it", "BUNDLE="]
     run(["make", "install", *options], cwd=source)
     assert not place.parent.exists()
-    assert f"installed {place}, for /opt/it/libexec/plash/plash-*" in run(
+    assert f"installed {place}, for /opt/an & it/libexec/plash/plash-*" in run(
         ["make", "install-apparmor", *options], cwd=source
     )
     profile = place.read_text()
     # AppArmor goes by the path without symbolic links, which is where the commands are.
     assert (
-        '\nprofile plash "/opt/it/libexec/plash/plash-*" flags=(unconfined) {\n  userns,\n'
+        '\nprofile plash "/opt/an & it/libexec/plash/plash-*" flags=(unconfined) {\n  userns,\n'
         in profile
     )
     assert (
-        tmp_path / "root/opt/it/libexec/plash/plash-run"
+        tmp_path / "a root/opt/an & it/libexec/plash/plash-run"
     ).is_file() and "@libexecdir@" not in profile
-    make_fails(source, "uninstall", f"DESTDIR={tmp_path}/root", "PREFIX=/other")
+    make_fails(source, "uninstall", f"DESTDIR={tmp_path}/a root", "PREFIX=/other")
     assert place.exists()
     run(["make", "uninstall", *options], cwd=source)
     assert not place.exists()

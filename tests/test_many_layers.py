@@ -37,7 +37,7 @@ def test_an_image_of_490_layers_runs_and_is_built_on(plash, tower):
     assert plash("mounted", child, "cat", "built").out == "built\n"
     with plash.start("run", child, "sh", "-c", "echo up; exec cat") as run:
         run.stdout.readline()
-        assert f"in use by process {run.pid} " in plash("rm", "1").error
+        assert f"in use by process {run.pid} " in plash("rm", "--recursive", "1").error
         run.stdin.close()
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from archives import archive, info
-from requirements import need_program
+from requirements import PROGRAMS, need_program
 from servers import Files
 from world import LIBEXEC, wait_for
 
@@ -35,6 +35,7 @@ HOSTILE = {
     ["tar", "tar.gz", pytest.param("tar.xz", marks=pytest.mark.slow), "tar.zst", "tar.bz2"],
 )
 def test_the_callers_environment_changes_no_archive(plash, image, suffix):
+    need_program(PROGRAMS.get(suffix.rpartition(".")[2], "tar"))
     plash("push:tarfile", image, f"a.{suffix}").ok()
     plash("push:tarfile", image, f"b.{suffix}", env=HOSTILE).ok()
     assert (plash.place / f"a.{suffix}").read_bytes() == (plash.place / f"b.{suffix}").read_bytes()
@@ -115,6 +116,7 @@ def test_tar_ends_with_pull_tarfile(plash, number):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_curl_ends_with_pull_url(plash, number):
+    need_program("curl")
     server = Files()
     try:
         server.files["/a.tar"] = archive((info("big"), bytes(5_000_000)))
@@ -197,6 +199,7 @@ def test_a_program_is_found_beside_relative_entries_of_path(plash, image, tmp_pa
 
 
 def test_control_characters_of_a_server_do_not_reach_the_terminal(plash):
+    need_program("curl")
     done = plash("pull:url", "file:///none/\x1b]0;owned\x07/\x9b31m")
     assert "\\x1b]0;owned\\x07/\\x9b31m" in done.error
     assert not any(each in done.err for each in "\x1b\x07\x9b")

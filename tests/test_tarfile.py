@@ -8,10 +8,8 @@ import tarfile
 
 import pytest
 from archives import archive, compressed, info
-from requirements import as_user, need_program, needs_subordinate_ids, subordinate_ids
+from requirements import PROGRAMS, as_user, need_program, needs_subordinate_ids, subordinate_ids
 from world import LIBEXEC, tree, wait_for
-
-PROGRAMS = {"gz": "gzip", "xz": "xz", "zst": "zstd", "bz2": "bzip2", "lz4": "lz4"}
 
 
 @pytest.mark.parametrize("suffix", ["", *PROGRAMS])
@@ -475,6 +473,7 @@ def test_a_store_without_xattrs_and_acls(plash, tmp_path):
 
 
 def test_overlay_xattrs_do_not_leave_the_store(plash, image, tmp_path):
+    need_program("getfattr")
     base = plash("build", image, "mkdir /d; :>/d/old").id
     number = plash("build", base, "rm -r /d; mkdir /d; :>/d/f; chmod 700 /usr").id
     plash("push:tarfile", number, "a.tar").ok()
@@ -506,6 +505,7 @@ def test_sparse_files_give_the_same_bytes_each_time(plash, tmp_path):
 @as_user
 def test_what_can_not_be_read_is_not_left_out(plash, tmp_path):
     """A link to a directory with files of another user."""
+    need_program("mksquashfs")
     number = plash("link", "/etc").id  # /etc/shadow
     for command, file in ("push:tarfile", "a.tar"), ("push:squashfs", "a.sqfs"), ("push:dir", "d"):
         done = plash(command, number, file)
