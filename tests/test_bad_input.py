@@ -12,6 +12,7 @@ from plashlib import docs
 NO_ARGUMENTS = {"clean", "device", "doctor", "init", "mkdtemp", "shrink", "version"}
 TAKES_ANY = {
     "complete",
+    "build:file",
     "data",
     "help",
     "map",

@@ -140,7 +140,7 @@ def test_images_are_told_by_their_names_the_newest_first(plash):
 def test_options_are_told_with_what_they_do(plash):
     assert [
         "--force",
-        "remove images even if a process uses them; that process then misses files",
+        "remove images that processes use; these then miss files",
     ] in complete(plash, "rm", "-")
     # Behind the image, they are the command's own.
     assert complete(plash, "run", "1", "-") == [[":commands"]]

@@ -50,7 +50,7 @@ def test_the_list_of_commands_fits_in_79_columns(plash):
 
 def test_commands_that_make_images():
     makers = {command for command in COMMANDS if HEADERS[command].prints_new_image()}
-    others = {"build", "check", "link", "stack"}
+    others = {"build", "build:file", "check", "link", "stack"}
     assert makers == others | {each for each in COMMANDS if each.startswith("pull:")}
 
 
@@ -137,7 +137,7 @@ def test_two_hyphens_may_stand_anywhere_among_operands(monkeypatch, option):
         (["--", "--force", "-"], ["--force", "-"]),
     ):
         args = args_of(monkeypatch, "rm", *option, *arguments)
-        assert args == {"--force": bool(option), "ID": ids}
+        assert args == {"--recursive": False, "--force": bool(option), "ID": ids}
 
 
 @pytest.mark.parametrize(
