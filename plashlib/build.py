@@ -133,15 +133,14 @@ def run(
 ) -> "tuple[int, list[str]]":
     """Run command in the Image so that what it writes fills the work.NewLayer layer.
 
-    command   its argv; empty is root's login shell
+    command   its argv; empty is the user's login shell
     script    the one argument of command is shell code, run by /bin/sh -e
     keep      fill layer even if command fails
     keep_tmp  its /tmp is the image's own
     options   more of View
 
     Returns the exit status of command, as a shell has it, and warnings. All that it started has
-    ended then. This process is root of its user namespace already. Raises Error,
-    OSError.
+    ended then. This process is root of its user namespace already. Raises Error, OSError.
     """
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
@@ -154,7 +153,7 @@ def run(
         # Below a /proc that is partly covered, as docker has it, no other can be mounted.
         for own in (True, False):
             view.watch = _watch()
-            child = processes.Child(_manage, image, layer, command, view, own, keep)
+            child = processes.Child(_manage, os.getpid(), image, layer, command, view, own, keep)
             if view.watch:
                 view.watch.answer(child.pid)
             status, warnings = child.result() or (None, [])
@@ -208,16 +207,15 @@ def _shell(code):
     return ["/bin/sh", "-ec", f". /proc/self/fd/{SCRIPT_FD}"]
 
 
-def _manage(image, layer, command, view, own, keep):
+def _manage(parent, image, layer, command, view, own, keep):
     """Mount the Image and run command in it, in a pid namespace of its own if own.
 
     Returns its exit status, which is None if there can be no such namespace with a /proc of its
     own, and warnings.
     """
-    parent = os.getppid()
     namespaces.die_with_parent()
-    if os.getppid() != parent or parent == 1:
-        os._exit(1)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before
     # plash ends the build on Ctrl-C; until then, the command may want to do something about it.
     _set_handlers(_ignore_interrupt)
     work_directory = layer.path[len(store.path()) + 1 :]
