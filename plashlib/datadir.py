@@ -89,7 +89,7 @@ def _has_marker(data):
     try:
         with open(data + "/format", encoding="utf-8", errors="replace") as file:
             version = file.read(100).strip()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return False
     if version and version != VERSION:
         raise Error(f"{data} is a store of another version of plash (its format is {version!r})")

@@ -185,13 +185,6 @@ class Observer:
             raise Error("cannot tell which images are in use") from None
 
 
-def unseen() -> "str | None":
-    """Why processes that use an image may be hidden from here, in a phrase; None if none are."""
-    if _pid_namespace("self") != INITIAL_PID_NAMESPACE:
-        return "this process is in a pid namespace of its own"
-    return None
-
-
 def _unescape(field):
     """A field of mountinfo without its octal escapes."""
     first, *rest = field.split(b"\\")

@@ -85,7 +85,8 @@ def test_run_makes_few_system_calls(plash, image):
     main = calls_of_run(plash, image)
     begin = next(number for number, line in enumerate(main) if " unshare(" in line)
     end = next(number for number, line in enumerate(main) if 'execve("/bin/true"' in line)
-    assert end - begin < 130
+    # Where one id is mapped, the filter of emulate is among them.
+    assert end - begin < (200 if kind_of_user() == "plain" else 130)
 
 
 def test_a_layer_more_costs_four_system_calls(plash, image):
@@ -93,7 +94,7 @@ def test_a_layer_more_costs_four_system_calls(plash, image):
     for _ in range(10):
         os.makedirs(plash.place / "layer")
         deep = plash("stack", deep, plash.place / "layer").id
-    assert len(calls_of_run(plash, deep)) - len(calls_of_run(plash, image)) < 10 * 5
+    assert len(calls_of_run(plash, deep)) - len(calls_of_run(plash, image)) < 10 * 6
 
 
 def test_runs_leave_nothing(plash, image):

@@ -20,7 +20,7 @@ def tools():
 def served(file):
     """The squashfuse processes that serve a file."""
     return subprocess.run(
-        ["pgrep", "-f", f"squashfuse {file}"], capture_output=True, text=True
+        ["pgrep", "-f", f"squashfuse .*{file}"], capture_output=True, text=True
     ).stdout.split()
 
 

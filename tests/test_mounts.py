@@ -11,7 +11,7 @@ from world import ROOT, make_directory
 
 def as_root(plash, code):
     """Run shell code as root of a mount namespace of its own."""
-    env = {"PATH": f"{ROOT}/bin:{os.environ['PATH']}", "PLASH_NO_UNSHARE": "1"}
+    env = {"PATH": f"{ROOT}/bin:{os.environ['PATH']}"}
     return plash("sudo", "unshare", "-m", "sh", "-c", code, env=env)
 
 
