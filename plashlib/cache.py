@@ -209,7 +209,7 @@ def saved() -> str:
             return image_id
         raise Error(
             f"image {image_id}, the session's last, was removed;"
-            " begin again, as with `plash do pull:lxc`"
+            " begin again with one such as `plash do pull:lxc`"
         )
     raise Error(
         "the session has no image yet; begin with one such as `plash do pull:lxc alpine:edge`"
