@@ -235,6 +235,7 @@ def test_archives_are_added_unpacked(plash, build):
 
 
 def test_a_url_is_added_and_its_checksum_verified(plash, build):
+    need_program("curl")
     (plash.place / "served").mkdir()
     (plash.place / "served/file.txt").write_text("served\n")
     digest = hashlib.sha256(b"served\n").hexdigest()

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 from archives import archive, info
-from requirements import as_user, needs_subordinate_ids
+from requirements import as_user, need_program, needs_subordinate_ids
 from world import LIBEXEC, tree
 
 
@@ -87,6 +87,7 @@ def inside(plash, code):
 
 def test_mounts_in_a_directory(plash):
     """stack would move what others mounted; pull:dir leaves that out and says so."""
+    need_program("newuidmap", "find")
     plash("init").ok()
     code = "mkdir -p 'd/a b'; :>d/f; mount -t tmpfs none 'd/a b'; :>'d/a b/x'; plash-"
     done = inside(plash, code + "stack 0 d")
@@ -104,6 +105,7 @@ def test_mounts_in_a_directory(plash):
 @pytest.mark.parametrize("what", ["socket", "xattr"])
 def test_what_stack_can_not_copy_stays(plash, what):
     """DIR is on another filesystem, which holds what the store's can't."""
+    need_program("newuidmap")
     plash("init").ok()
     made = "t/d/s"
     if what == "socket":
