@@ -10,6 +10,7 @@ import shutil
 import sys
 
 import pytest
+from requirements import need_program
 from world import COMMANDS, LIBEXEC, ROOT
 
 sys.path.insert(0, str(ROOT))
