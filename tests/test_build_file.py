@@ -241,13 +241,15 @@ def test_a_url_is_added_and_its_checksum_verified(plash, build):
     digest = hashlib.sha256(b"served\n").hexdigest()
     handler = functools.partial(Quiet, directory=plash.place / "served")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        text = f"FROM base\nADD --checksum=sha256:{digest} {address}/file.txt /got/\n"
-        made = build(text).id
-        assert build(text).id == made
-        assert "its sha256 is" in build(text.replace(digest, "0" * 64)).error
-        server.shutdown()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            text = f"FROM base\nADD --checksum=sha256:{digest} {address}/file.txt /got/\n"
+            made = build(text).id
+            assert build(text).id == made
+            assert "its sha256 is" in build(text.replace(digest, "0" * 64)).error
+        finally:
+            server.shutdown()
     assert shown(plash, made, "cat", "/got/file.txt") == "served\n"
 
 

@@ -287,7 +287,7 @@ def test_images_that_root_made_for_a_user_are_named(plash, image):
     os.chown(plash.data, 1000, 1000)
     os.chown(plash.data / "index/0", 1000, 1000, follow_symlinks=False)
     mark, text = Report(plash("doctor"))["foreign images"]
-    assert mark == "--" and text.startswith(f"{image}: another user made them")
+    assert mark == "--" and text.startswith(f"{image}: made by another user")
 
 
 def test_a_read_only_data_directory(plash, tmp_path):
