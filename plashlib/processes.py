@@ -153,14 +153,15 @@ class Observer:
 
     def __init__(self, data: str) -> None:
         requests, self._requests = os.pipe()
-        self._answers, answers = os.pipe()
+        answer, answers = os.pipe()
+        self._answers = open(answer, "rb")  # buffered: an answer may be larger than a pipe
         if os.fork():
             os.close(requests)
             os.close(answers)
             return
         try:
             os.close(self._requests)
-            os.close(self._answers)
+            self._answers.close()
             namespaces.die_with_parent()
             import marshal
 
@@ -179,8 +180,7 @@ class Observer:
 
         os.write(self._requests, b".")
         try:
-            with open(self._answers, "rb", closefd=False, buffering=0) as file:
-                return {key: set(pids) for key, pids in marshal.load(file).items()}
+            return {key: set(pids) for key, pids in marshal.load(self._answers).items()}
         except EOFError:
             raise Error("cannot tell which images are in use") from None
 

@@ -82,8 +82,8 @@ def test_an_unknown_option(plash, command):
                 ("01", "not an image id: '01'"),
                 ("-1", None),
                 ("", "no image: '' is neither an id nor a name"),
-                ("1/..", "neither an id nor a name"),
-                ("１", "neither an id nor a name"),
+                ("1/..", "no image: '1/..' is neither"),
+                ("１", "no image: '１' is neither"),
                 ("9" * 400, "no image: 999"),
             ]
         ),
