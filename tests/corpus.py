@@ -113,13 +113,13 @@ class Buildah:
     def __call__(self, *words):
         return run([*self.words, *words])
 
-    def build(self, name, base, more=()):
+    def build(self, name, base):
         """Build one of the corpus on an image; returns the OCI layout."""
         layout = f"{self.place}/layout-buildah"
         self(
             *("bud", "--runtime=runc", "--network=host", "--isolation=chroot", "--layers=false"),
-            *("--tls-verify=false", "--format=docker", "--tag", name, f"--build-arg=BASE={base}"),
-            *more,
+            *("--tls-verify=false", "--format=docker", "--tag", name),
+            *(f"--build-arg=BASE={base}", ONBUILD, *secrets(name)),
             context(name, self.place),
         )
         self("push", name, f"oci:{layout}:x")
@@ -131,16 +131,14 @@ class Buildah:
 
 
 def secrets(name):
-    """What builds of mounts need."""
-    return {"token": str(CORPUS / name / ".secret")} if name == "mounts" else {}
+    """The options that give a build of one of the corpus its secrets."""
+    return [f"--secret=id=token,src={CORPUS}/{name}/.secret"] if name == "mounts" else []
 
 
 def by_plash(plash, name, base, place):
     """Build with plash, which is a function that runs a command and returns what it prints."""
-    given = [f"--secret=id={key},src={file}" for key, file in secrets(name).items()]
-    image = plash(
-        "build:file", f"--build-arg=BASE={base}", ONBUILD, *given, str(context(name, Path(place)))
-    )
+    given = [f"--build-arg=BASE={base}", ONBUILD, *secrets(name)]
+    image = plash("build:file", *given, str(context(name, Path(place))))
     plash("push:oci", image, f"oci:{place}/layout-plash:x")
     return image, f"{place}/layout-plash"
 
@@ -200,12 +198,11 @@ def build(who, name, base, place, plash, buildah, docker):
     """Build by one of the peers; returns the OCI layout."""
     layout = f"{place}/layout-{who}"
     directory = context(name, place)
-    given = [f"--build-arg=BASE={base}", ONBUILD]
-    given += [f"--secret=id={key},src={file}" for key, file in secrets(name).items()]
+    given = [f"--build-arg=BASE={base}", ONBUILD, *secrets(name)]
     if who == "plash":
         return by_plash(plash, name, "base", place)[1]
     if who == "buildah":
-        return buildah.build(name, base, given)
+        return buildah.build(name, base)
     lines = (directory / "Containerfile").read_bytes().split(b"\n")
     file = place / "Dockerfile"
     file.write_bytes(b"\n".join(line for line in lines if not line.startswith(b"# syntax")))

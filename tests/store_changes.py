@@ -19,8 +19,12 @@ def plash_id(store, *words):
     return str(number)
 
 
+def new_name():
+    return f"dir{random.getrandbits(64):x}"
+
+
 def new_directory(store):
-    made = store.plash.place / f"dir{random.getrandbits(64):x}"
+    made = store.plash.place / new_name()
     for name in "first", "last", "d":
         (made / f"steps/{made.name}").mkdir(parents=True, exist_ok=True)
         (made / f"steps/{made.name}/{name}").touch()
@@ -92,7 +96,7 @@ COMMANDS = {
     "shrink": shrink,
     "clean": clean,
     "run": lambda store: ["run", "2", "touch", "/x"],
-    "run:persist": lambda store: ["run:persist", "2", new_directory(store), "touch", "/x"],
+    "run:persist": lambda store: ["run:persist", "2", new_name(), "touch", "/x"],
     "mkdtemp": lambda store: ["mkdtemp"],
     "push:tarfile": lambda store: ["push:tarfile", "2", "out.tar"],
 }

@@ -386,3 +386,4 @@ def test_the_same_comes_of_it_as_of_buildah(plash, image, name, tmp_path):
     for gone in "Healthcheck", "Shell", "OnBuild":  # which OCI's own format of buildah has not
         ours[1].pop(gone, None)
     assert corpus.differences(ours[1], theirs[1]) == []
+    plash("clean").ok()

@@ -1,6 +1,7 @@
 """build: it reads the host and can't change it, and all that it started ends with plash."""
 
 import os
+import pathlib
 import pty
 import select
 import shlex
@@ -262,6 +263,7 @@ def test_a_terminal(plash, image):
     typed(f"{build} 'echo be''gun; exec cat'", "begun\r\n")
     typed("once", "once\r\nonce\r\n")
     typed("\x1a", "Stopped", "ready ")
+    typed.wait_for("cat", "T")  # until then, it may read what is meant for bash
     typed("fg", "cat'\r\n")
     typed("again", "again\r\nagain")
     typed("\x04", "ready ")
@@ -270,13 +272,13 @@ def test_a_terminal(plash, image):
     typed("wait; echo wa''it $?", "wait 0", "ready ")
     typed(build, "# ")
     typed("echo in''side; sleep 60 && :", "inside\r\n")
-    time.sleep(0.3)
+    typed.wait_for("sleep", "S")
     typed("\x03", "# ")
     typed("echo st''op; sleep 61", "stop\r\n")
-    time.sleep(0.3)
+    typed.wait_for("sleep", "S")
     typed("\x1a", "Stopped", "# ")
     typed("fg", "sleep 61\r\n")
-    time.sleep(0.3)
+    typed.wait_for("sleep", "S")
     typed("\x03", "# ")
     typed("exit 0", "ready ")
     typed("echo af''ter", "after\r\n", "ready ")
@@ -305,6 +307,20 @@ class Terminal:
             assert time.monotonic() < end and select.select([self.fd], [], [], 30)[0], self.shown
             self.shown += os.read(self.fd, 4096)
         self.shown = self.shown.partition(text.encode())[2]
+
+    def wait_for(self, program, state):
+        """Wait until the session has processes of a program, all in a state of proc(5)."""
+        wait_for(lambda: set(self.states(program)) == {state})
+
+    def states(self, program):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                name, _, rest = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+            except OSError:
+                continue
+            state, _, _, session, *_ = rest.split()
+            if name.endswith(f"({program}") and int(session) == self.pid:
+                yield state
 
     def close(self):
         os.kill(self.pid, signal.SIGKILL)
