@@ -23,6 +23,7 @@ DEVICE_LINKS = {
 SWITCHES = "sys", "sysrq-trigger", "irq", "bus", "fs"
 SCRIPT_FD = 9  # a descriptor that scripts can name
 LONGEST_ARGUMENT = 1 << 17  # the kernel's MAX_ARG_STRLEN, in bytes
+NO_PROC = -1  # what _init() returns if there can be no /proc of its pid namespace
 
 
 class Devices(binds.Mount):
@@ -66,9 +67,10 @@ def _bind_file(source, target):
 class Processes(binds.Mount):
     """/proc of this process's pid namespace; the host's one if it has none of its own."""
 
-    def __init__(self, own: bool) -> None:
+    own = True
+
+    def __init__(self) -> None:
         super().__init__("/proc")
-        self.own = own
 
     def mount(self, path: str) -> None:
         if self.own:
@@ -113,9 +115,10 @@ class View(container.View):
         tmp = [binds.Bind(self.tmp, "/tmp")] if self.tmp else []
         for each in tmp:
             each.private = True
+        self.processes = Processes()
         return [
             Devices(),
-            Processes(own=True),
+            self.processes,
             *([] if "host" in self.without else [binds.Bind("/sys", read_only=True)]),
             *tmp,
             *(binds.Bind(path, read_only=True) for path in files),
@@ -149,36 +152,86 @@ def run(
     if script:
         command = _shell(command[0])
     processes.adopt_orphans()
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    directory = layer.path[len(store.path()) + 1 :]
+    changes = store.path(), directory + "/root", directory + "/work"
+    root, warnings = None, []
     try:
-        # Below a /proc that is partly covered, as docker has it, no other can be mounted.
-        for own in (True, False):
-            view.watch = _watch()
-            child = processes.Child(_manage, os.getpid(), image, layer, command, view, own, keep)
-            if view.watch:
-                view.watch.answer(child.pid)
-            status, warnings = child.result() or (None, [])
-            child.wait()
-            processes.kill_children()
-            if status is not None:
-                if status == 0 and view.watch:
-                    _keep_lost_owners(image, layer, view)
-                return status, ids.lost() + view.warnings + warnings
-        raise Error("the build was killed")
+        root = container.mount_root(image, view, changes, "xino=on,volatile")
+        status = _run_command(command, view, view.find_user(root.points))
+        processes.kill_children()
+        if status == 0 and view.watch:
+            _keep_lost_owners(image, layer, view)
+        if root.upper != layer.root and (status == 0 or keep):
+            from plashlib import layers
+
+            # The upper directory is in the tmpfs that the overlay covers.
+            namespaces.unmount(store.path() + "/mnt")
+            warnings = layers.copy_layer(root.upper, layer.root)
+        return status, ids.lost() + view.warnings + warnings
     finally:
         processes.kill_children()
         _take_terminal(view.terminal)
-        # Mostly empty: then the layer's directory needs no rm(1), which takes longer than all this.
-        for name in (
-            "work1/work/incompat/volatile",
-            "work1/work/incompat",
-            "work1/work",
-            "work1",
-            "tmp",
-        ):
-            try:
-                os.rmdir(f"{layer.path}/{name}")
-            except OSError:
-                pass
+        if root:
+            _unmount_all(store.path() + "/mnt")
+        _return_to(here)
+        _remove_empty(layer.path)
+
+
+def _run_command(command, view, user):
+    """Run command in the mounted image; returns its exit status."""
+    for kind in processes.FirstChild, processes.DependentChild:
+        view.processes.own = kind is processes.FirstChild
+        view.watch = _watch()
+        container.prepare_emulation(view)
+        try:
+            child = kind(_init, command, view, user)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.EPERM):
+                continue
+            reason = namespaces.reason(error)
+            raise Error(f"cannot make a pid namespace: {reason}") from None
+        if view.watch:
+            view.watch.answer(child.pid)
+        status = child.result()
+        child.wait()
+        if status is None:
+            raise Error("the build was killed")
+        if status != NO_PROC:
+            break
+    return status
+
+
+def _unmount_all(path):
+    """Unmount what is stacked on path, the scratch tmpfs too."""
+    while True:
+        try:
+            namespaces.unmount(path)
+        except OSError:
+            return
+
+
+def _return_to(directory):
+    """Change to an open directory, if that can be."""
+    try:
+        os.fchdir(directory)
+    except OSError:
+        pass  # it cannot be searched; nothing below it was named by a relative path
+    os.close(directory)
+
+
+def _remove_empty(directory):
+    """Remove what overlayfs leaves: then the layer's directory needs no rm(1), which is slower."""
+    volatile = "/work/work/incompat/volatile"
+    try:
+        os.unlink(f"{directory}{volatile}/dirty")
+    except OSError:
+        pass
+    for name in volatile, "/work/work/incompat", "/work/work", "/work", "/tmp":
+        try:
+            os.rmdir(directory + name)
+        except OSError:
+            pass
 
 
 def _watch():
@@ -207,79 +260,19 @@ def _shell(code):
     return ["/bin/sh", "-ec", f". /proc/self/fd/{SCRIPT_FD}"]
 
 
-def _manage(parent, image, layer, command, view, own, keep):
-    """Mount the Image and run command in it, in a pid namespace of its own if own.
-
-    Returns its exit status, which is None if there can be no such namespace with a /proc of its
-    own, and warnings.
-    """
-    namespaces.die_with_parent()
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before
-    # plash ends the build on Ctrl-C; until then, the command may want to do something about it.
-    _set_handlers(_ignore_interrupt)
-    work_directory = layer.path[len(store.path()) + 1 :]
-    changes = store.path(), work_directory + "/root", f"{work_directory}/work{int(own)}"
-    # volatile: what the command syncs need not reach the disk before all of the layer does.
-    root = container.mount_root(image, view, changes, "xino=on,volatile")
-    user = view.find_user(root.points)
-    copying, lost = None, []
-    if root.upper != layer.root:
-        # Started now, because this process can start none when the pid namespace has ended.
-        done, finish = os.pipe()
-        copying = processes.Child(_copy_when_done, done, finish, root.upper, layer.root)
-    if own:
-        namespaces.unshare(namespaces.CLONE_NEWPID)
-    else:
-        view.mounts = [
-            Processes(own=False) if isinstance(mount, Processes) else mount for mount in view.mounts
-        ]
-    reader, writer = os.pipe()
-    init = processes.Child(_init, command, view, own, user, reader, writer)
-    status = init.result()
-    init.wait()
-    if copying:
-        if status == 0 or keep and status is not None:
-            os.write(finish, b"\n")
-        os.close(finish)
-        lost = copying.result() or []
-        copying.wait()
-    return status, lost
-
-
-def _copy_when_done(done, finish, upper, target):
-    """Copy what the build wrote to memory, once a line comes out of the descriptor done."""
-    from plashlib import layers
-
-    os.close(finish)
-    if os.read(done, 1):
-        # The upper directory is in the tmpfs that the overlay covers.
-        namespaces.unmount(store.path() + "/mnt")
-        return layers.copy_layer(upper, target)
-
-
-def _init(command, view, own, user, reader, writer):
+def _init(command, view, user):
     """Enter the root filesystem, run command and reap what it leaves; the namespace's process 1.
 
-    The writer of reader is open for as long as the parent lives. Returns the exit status; None if
-    /proc cannot be mounted.
+    Returns the exit status, or NO_PROC.
     """
-    os.close(writer)
-    namespaces.die_with_parent()
-    os.set_blocking(reader, False)
-    try:
-        if os.read(reader, 1) == b"":
-            os._exit(1)  # the parent ended before die_with_parent()
-    except BlockingIOError:
-        pass
     # By default, process 1 gets no signals from its namespace but those it has handlers for.
-    _set_handlers(_restore_default)
+    _restore_signals()
     namespaces.private_mounts()
     try:
         container.enter(view, "host" not in view.without)
     except OSError as error:
-        if own and error.errno == errno.EPERM and error.filename == "./proc":
-            return None
+        if view.processes.own and error.errno == errno.EPERM and error.filename == "./proc":
+            return NO_PROC
         raise
     if "host" not in view.without:
         attributes = (
@@ -288,7 +281,8 @@ def _init(command, view, own, user, reader, writer):
             | namespaces.MOUNT_ATTR_NODEV
         )
         namespaces.restrict_mount(container.HOST, attributes)
-    child = processes.Child(_command, command, view, own, user)
+    kind = processes.Child if view.processes.own else processes.DependentChild
+    child = kind(_command, command, view, user)
     child.result()  # raises what kept it from becoming the command
     while True:
         pid, status = os.wait()
@@ -297,10 +291,8 @@ def _init(command, view, own, user, reader, writer):
             return code if code >= 0 else 128 - code
 
 
-def _command(command, view, own, user):
-    if not own:
-        namespaces.die_with_parent()
-    if not command and own and view.terminal is not None:
+def _command(command, view, user):
+    if not command and view.processes.own and view.terminal is not None:
         # A shell that controls jobs gives the terminal back, when it ends, to the process group
         # that had it: that has to be one of its pid namespace.
         os.setpgid(0, 0)
@@ -315,22 +307,13 @@ def _command(command, view, own, user):
     execution.execute(command, view.environment, view.emulate)
 
 
-def _set_handlers(change):
-    """Change what the signals that end a command do, except those that the caller ignores."""
+def _restore_signals():
+    """Undo handlers of signals that end a command, except those that the caller ignores."""
     import _signal
 
     for number in _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP:
         if _signal.getsignal(number) != _signal.SIG_IGN:
-            change(_signal, number)
-
-
-def _ignore_interrupt(signals, number):
-    if number == signals.SIGINT:
-        signals.signal(number, lambda *_: None)
-
-
-def _restore_default(signals, number):
-    signals.signal(number, signals.SIG_DFL)
+            _signal.signal(number, _signal.SIG_DFL)
 
 
 def _foreground():

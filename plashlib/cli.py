@@ -120,6 +120,14 @@ def die(status: int, text: str) -> "NoReturn":
     sys.exit(status)
 
 
+def finish() -> "NoReturn":
+    """Exit 0 without Python's own clean-up, which takes a fifth of a lookup's time.
+
+    For the end of commands that are quick, and have no threads and no open files to write.
+    """
+    os._exit(0)
+
+
 def warn(text: str) -> None:
     """Print one line on stderr: what a user should know of a command that succeeds, too."""
     try:

@@ -28,12 +28,12 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS = 0x01, 0x02
 # New system calls have one number on all architectures (since Linux 5.2).
-SYS_OPENAT2, SYS_MOUNT_SETATTR = 437, 442
+SYS_CLONE3, SYS_OPENAT2, SYS_MOUNT_SETATTR = 435, 437, 442
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_READ = 23
 PR_SET_CHILD_SUBREAPER = 36
 CAP_SYS_ADMIN = 21
-SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 9, 13, 15, 25
+SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 9, 13, 15, 17, 25
 
 # The kernel's OVL_MAX_STACK: so many lower layers one overlay can have.
 OVERLAY_LAYERS = 500
@@ -217,6 +217,18 @@ def unshare(flags: int) -> None:
     except OSError as error:
         kind = "user" if flags & CLONE_NEWUSER else "pid" if flags & CLONE_NEWPID else "mount"
         raise Error(f"cannot make a {kind} namespace: {reason(error)}") from None
+
+
+def fork_into_pid_namespace() -> int:
+    """fork(2), by clone3(2), of a process that is process 1 of a new pid namespace.
+
+    Returns its pid; 0 in that process. unshare(2) would be for good: when process 1 has ended,
+    the caller could start no more. Python is not told: this process must have no other thread.
+    Raises OSError.
+    """
+    arguments = (CLONE_NEWPID, 0, 0, 0, SIGCHLD, 0, 0, 0)  # struct clone_args
+    packed = b"".join(each.to_bytes(8, sys.byteorder) for each in arguments)
+    return call("syscall", SYS_CLONE3, packed, len(packed))
 
 
 def mapped(kind: str) -> int:

@@ -194,9 +194,11 @@ def _unescape(field):
 class Child:
     """A forked process that calls a function, and answers with what that returns or raises."""
 
+    _fork = staticmethod(os.fork)
+
     def __init__(self, function, *arguments):
         reader, writer = os.pipe()
-        self.pid = os.fork()
+        self.pid = self._fork()
         if self.pid:
             os.close(writer)
             self._reader = reader
@@ -250,6 +252,42 @@ class Child:
         """Wait for the process to end; returns its exit status as a shell has it."""
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return status if status >= 0 else 128 - status
+
+
+class DependentChild(Child):
+    """A Child that is killed when its parent ends, however that ends."""
+
+    def __init__(self, function, *arguments):
+        alive, parent = os.pipe()
+        super().__init__(_depend, alive, parent, function, *arguments)
+        os.close(alive)
+        self._parent = parent  # closed when this process ends
+
+    def wait(self) -> int:
+        os.close(self._parent)
+        return super().wait()
+
+
+class FirstChild(DependentChild):
+    """A DependentChild that is process 1 of a new pid namespace: when it ends, all of that do.
+
+    Raises OSError if there can be no such namespace.
+    """
+
+    _fork = staticmethod(namespaces.fork_into_pid_namespace)
+
+
+def _depend(alive, parent, function, *arguments):
+    """Call function in a process that is killed when its parent ends, the writer of alive."""
+    os.close(parent)
+    namespaces.die_with_parent()
+    os.set_blocking(alive, False)
+    try:
+        if os.read(alive, 1) == b"":
+            os._exit(1)  # the parent ended before die_with_parent()
+    except BlockingIOError:
+        os.close(alive)
+    return function(*arguments)
 
 
 def _send(writer, kind, value):

@@ -72,6 +72,12 @@ def test_run_is_one_process(plash, image):
     assert len({line.split()[0] for line in calls}) <= 1 + MAPPERS
 
 
+def test_a_build_is_three_processes(plash, image):
+    """plash, process 1 of its pid namespace, and the command."""
+    calls = traced(plash, LIBEXEC / "plash-build", image, "exec true")
+    assert len({line.split()[0] for line in calls}) <= 3 + MAPPERS
+
+
 def calls_of_run(plash, image):
     """Those of the process itself, without the ones that map its ids."""
     calls = traced(plash, LIBEXEC / "plash-run", image, "/bin/true")
