@@ -35,9 +35,6 @@ PR_SET_CHILD_SUBREAPER = 36
 CAP_SYS_ADMIN = 21
 SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 9, 13, 15, 17, 25
 
-# The kernel's OVL_MAX_STACK: so many lower layers one overlay can have.
-OVERLAY_LAYERS = 500
-
 SEE_DOCTOR = " (see plash doctor)"  # ends an error whose cause is the host
 
 _libc = None  # what _load_libc() returns

@@ -19,13 +19,13 @@ ids.become_root() first.
 import errno
 import os
 
-from plashlib import Error, namespaces
+from plashlib import Error
 from plashlib.datadir import EMPTY, exists, init, is_image, location, path
 
 __all__ = ["EMPTY", "exists", "init", "is_image", "location", "path"]
 
-# The limit of one overlay, less plash's own layer of mount points.
-MAX_LAYERS = namespaces.OVERLAY_LAYERS - 1
+# The kernel's OVL_MAX_STACK, so many lower layers one overlay can have, less plash's own one.
+MAX_LAYERS = 500 - 1
 # Files beside an image's layer. An image has these from its parent, unless it is given its own:
 # the variables of its processes, with NUL between them, its OCI configuration, and the owners
 # that were not kept, by emulate.Watch.
@@ -223,7 +223,7 @@ def stack(
     Raises Error if parent was removed meanwhile or has as many layers as can be mounted, and
     OSError, such as EXDEV if directory is on another filesystem; then directory is unharmed.
     """
-    from plashlib import history, locks
+    from plashlib import history, locks, namespaces
 
     require_room(parent)
     data = path()

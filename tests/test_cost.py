@@ -53,7 +53,6 @@ def test_a_lookup_imports_what_it_uses_and_no_more(plash, image, words):
         "plashlib.cli",
         "plashlib.datadir",
         "plashlib.headers",
-        "plashlib.namespaces",
         "plashlib.store",
     }
     modules |= {"errno", *(["plashlib.names"] if words[0] == "map" else [])}
