@@ -99,16 +99,13 @@ class View(container.View):
 
     def __init__(self, tmp: "str | None", image: store.Image, host: bool = True, **options) -> None:
         self.tmp = tmp
-        without = {"home", "tmp", *([] if host else ["host"])}
-        if host and not namespaces.can_restrict_mounts():
-            without.add("host")
+        self.can_restrict = namespaces.can_restrict_mounts()
+        without = {"home", "tmp", *([] if host and self.can_restrict else ["host"])}
         super().__init__(image, without=without, **options)
         self.terminal = _foreground()
-        if host and "host" in without:
-            self.warnings.append(
-                "the host is not below /host, since Linux before 5.12 cannot make"
-                " it read-only there"
-            )
+        if not self.can_restrict:
+            parts = "/host and /sys are" if host else "/sys is"
+            self.warnings.append(f"{parts} left out: Linux before 5.12 cannot make them read-only")
 
     def _default_mounts(self):
         files = [path for path in container.HOST_FILES if os.path.isfile(path)]
@@ -119,7 +116,7 @@ class View(container.View):
         return [
             Devices(),
             self.processes,
-            *([] if "host" in self.without else [binds.Bind("/sys", read_only=True)]),
+            *([binds.Bind("/sys", read_only=True)] if self.can_restrict else []),
             *tmp,
             *(binds.Bind(path, read_only=True) for path in files),
         ]
