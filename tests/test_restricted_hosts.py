@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import engines
 import pytest
 from requirements import as_user, kind_of_user, need, need_program, subordinate_ids
 from world import LIBEXEC, ROOT
@@ -176,3 +177,28 @@ def test_nested(plash):
         assert lines.pop(0).startswith(unknown)
     assert lines == []
     assert done.ok().out == "in 0\n/d\n/d/new\n/e/kept\n0\n"
+
+
+@pytest.mark.slow
+@pytest.mark.only_for("root")
+def test_in_podman(plash, host_tar):
+    """In podman's own seccomp filter and below its masked /proc, as root, as a user, privileged."""
+    need_program("podman", "runc")
+    code = """set -e
+        mkdir /tmp/store; export PLASH_DATA=/tmp/store PLASH_NO_SYNC=1 PATH=/plash/bin:$PATH
+        id=$(plash pull:host sh ls touch)
+        id=$(plash build $id 'touch /pid-$$; ls -d /host/etc')
+        plash run $id sh -c 'ls /pid-*'"""
+    with engines.podman(plash.place / "podman") as podman:
+        podman("import", host_tar, "plash-test")
+        options = [
+            "--rm",
+            "--network=host",
+            "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=1024:1024",
+        ]
+        options += ["-v=/usr:/usr:ro", f"-v={ROOT}:/plash:ro", "-e=PYTHONDONTWRITEBYTECODE=1"]
+        for more in [], ["--user=1000"], ["--privileged"]:
+            pid = podman("run", *options, *more, "plash-test", "sh", "-c", code)
+            # A build can mount a /proc of its own in the last alone.
+            assert (pid == "/pid-2") == (more == ["--privileged"]) and "/pid-" in pid
