@@ -266,7 +266,7 @@ def _init(command, view, user):
     _restore_signals()
     namespaces.private_mounts()
     try:
-        container.enter(view, "host" not in view.without)
+        container.enter(view)
     except OSError as error:
         if view.processes.own and error.errno == errno.EPERM and error.filename == "./proc":
             return NO_PROC

@@ -113,13 +113,14 @@ def _is_seen(path, directories):
 def run(image: store.Image, command: "list[str]", view: View, changes=None) -> None:
     """Become command in the Image; an empty command is the user's login shell.
 
-    changes says where writes go, as for mount_root(); None drops them with the process.
+    changes  where writes go, as for mount_root(); None drops them with the process
+
     Raises Error, OSError.
     """
     ids.become_root(keep_ids=view.keep_ids)
     root = mount_root(image, view, changes)
     user = view.find_user(root.points)
-    enter(view, "host" not in view.without)
+    enter(view)
     if user:
         from plashlib import users
 
@@ -252,11 +253,10 @@ def _mount_files(layers, directory):
     return opened
 
 
-def mount(image: store.Image, target: str, changes: "str | None" = None) -> str:
+def mount(image: store.Image, target: str, changes: "tuple[str, str, str] | None" = None) -> str:
     """Mount the Image on the directory target, which is returned.
 
-    changes is a directory that keeps what is written; None mounts read-only.
-    Raises OSError, Error.
+    changes says where writes go, as for mount_root(); None mounts read-only. Raises OSError, Error.
     """
     layers = image.open_layers()
     if any(isinstance(layer, str) for layer in layers):
@@ -276,7 +276,7 @@ def mount(image: store.Image, target: str, changes: "str | None" = None) -> str:
 
 def _mount_layers(image, target, layers, changes):
     if changes:
-        _mount_overlay(image, target, layers[0], layers, (changes, "data", "work"))
+        _mount_overlay(image, target, layers[0], layers, changes)
         return
     # A read-only overlay must have two layers: the empty image's is the second of image 1.
     bottom = os.open(store.empty().path + "/_data/root", os.O_PATH | os.O_CLOEXEC)
@@ -338,14 +338,14 @@ def make_layer(image: store.Image, root: str, own: "str | None" = None) -> None:
         raise store.removed_meanwhile(image) from None
 
 
-def enter(view: View, host: bool = True) -> None:
+def enter(view: View) -> None:
     """Make what is mounted on the store's mnt/ the root filesystem, with the mounts of view.
 
-    host says whether the old root filesystem stays, below HOST. The working directory is the
-    one that view asks for, or the caller's: under its own path, else below HOST, else "/".
+    The old root filesystem stays below HOST, unless view is without it. The working directory
+    is the one that view asks for, or the caller's: under its own path, else below HOST, else "/".
     Raises OSError, Error.
     """
-    mounted = store.path() + "/mnt"
+    mounted, host = store.path() + "/mnt", "host" not in view.without
     os.chdir(mounted)
     for each in view.mounts:
         each.mount("." + each.target)
