@@ -18,6 +18,8 @@ GROUPS = (
 )
 HEAD = 1 << 14  # so much of a file is searched for its header, in bytes
 
+_headers: "dict[str | None, Header]" = {}  # those read so far, by their files
+
 own = os.path.dirname(os.path.realpath(os.path.abspath(sys.argv[0])))
 
 
@@ -50,7 +52,9 @@ def find(name: str) -> "str | None":
 
 def header(file: "str | None") -> Header:
     """The Header of a command's file; an empty one if it has none, or is None."""
-    return Header(_text(file) if file else "")
+    if file not in _headers:
+        _headers[file] = Header(_text(file) if file else "")
+    return _headers[file]
 
 
 def _text(file: str) -> str:
