@@ -50,7 +50,7 @@ class View:
         self.given = {entry.partition("=")[0] for entry in variables}
         self.as_me, self.without = as_me, without
         self.keep_ids = (os.geteuid(), os.getegid()) if as_me else None
-        self.root_home: str | None = None
+        self.root_home: "str | None" = None
         self.emulate: object = None
         self.watch = None
         unkept = self.working_directory.warning

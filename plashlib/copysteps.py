@@ -44,10 +44,10 @@ class Part:
 
     def __init__(self, tree=None, image=None, pattern="", **options) -> None:
         self.tree, self.image, self.pattern = tree, image, pattern
-        self.name: str | None = options.get("name")
+        self.name: "str | None" = options.get("name")
         self.unpack: bool = options.get("unpack", False)
-        self.mode: str | None = options.get("mode")
-        self.content: bytes | None = options.get("content")
+        self.mode: "str | None" = options.get("mode")
+        self.content: "bytes | None" = options.get("content")
 
 
 def copy(build, state, instruction) -> None:

@@ -54,8 +54,8 @@ class Cache(binds.Mount):
         os.execve(ldconfig, argv, {"LC_ALL": "C"})
 
 
-def soname(path: str) -> "str | None":
-    """The DT_SONAME of a shared library, see elf(5); None if it has none. Raises OSError."""
+def soname(path: str) -> str:
+    """The DT_SONAME of a shared library, see elf(5); "" if it has none. Raises OSError."""
     import struct
 
     def read(form, offset):
@@ -64,10 +64,10 @@ def soname(path: str) -> "str | None":
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
+            return ""
         magic, wide, order = read("4sBB", 0)
         if magic != b"\x7fELF":
-            return None
+            return ""
         end = "<" if order == 1 else ">"
         table, size, count = read(end + "Q14xHH", 32) if wide == 2 else read(end + "I10xHH", 28)
         loaded, dynamic = [], None
@@ -81,7 +81,7 @@ def soname(path: str) -> "str | None":
             elif kind == 2:
                 dynamic = offset, length
         if not dynamic:
-            return None
+            return ""
         form = end + ("qQ" if wide == 2 else "iI")
         entry = struct.calcsize(form)
         entries = dict(
@@ -89,13 +89,13 @@ def soname(path: str) -> "str | None":
         )
         # DT_STRTAB is 5, an address, and DT_SONAME 14, an offset in it.
         if 5 not in entries or 14 not in entries:
-            return None
+            return ""
         for address, offset, length in loaded:
             if address <= entries[5] < address + length:
                 text = os.pread(fd, 4096, entries[5] - address + offset + entries[14])
                 return os.fsdecode(text.partition(b"\0")[0])
-        return None
+        return ""
     except struct.error:
-        return None
+        return ""
     finally:
         os.close(fd)

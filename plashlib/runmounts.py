@@ -37,7 +37,7 @@ class Mount:
         self.from_image = given.get("from")
         self.required = given.get("required") == "true"
         self.env = given.get("env")
-        self.image: str | None = None
+        self.image: "str | None" = None
         self.tree = None
         self.key: dict[str, object] = {"type": type, **given}
 

@@ -87,7 +87,7 @@ class Image:
         Returns a descriptor for each, or the path of a squashfs file that is yet to be mounted.
         Raises Error if the image, or what it links to, is missing.
         """
-        opened: list[int | str] = []
+        opened: "list[int | str]" = []
         mark_used(self.id)
         try:
             node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
