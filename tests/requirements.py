@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,11 @@ as_user = pytest.mark.only_for("subids", "plain")
 def kind_of_user():
     """root, subids (an ordinary user with subordinate ids) or plain (one without)."""
     return "root" if os.getuid() == 0 else "subids" if subordinate_ids() else "plain"
+
+
+def need_system_python():
+    """What plash in an image that has the host's /usr, and nothing else of it, needs."""
+    argv = ["python3", "-c", "import sys; print(sys.executable)"]
+    python = subprocess.run(argv, capture_output=True, text=True).stdout.strip()
+    need(os.path.realpath(python).startswith("/usr/"), "a Python below /usr")
+    need(os.path.islink("/lib"), "all libraries below /usr")

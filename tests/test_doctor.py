@@ -1,10 +1,9 @@
 """plash doctor on good hosts, and on hosts that lack things: made of PATH, binds, strace's and setpriv's doing."""
 
 import os
-import subprocess
 
 import pytest
-from requirements import as_user, need, need_program, subordinate_ids
+from requirements import as_user, need_program, need_system_python, subordinate_ids
 from world import LIBEXEC, ROOT
 
 DOCTOR = LIBEXEC / "plash-doctor"
@@ -297,12 +296,7 @@ def test_a_read_only_data_directory(plash, tmp_path):
 
 
 def test_nested_in_plash(plash):
-    python = os.path.realpath(
-        subprocess.run(
-            ["python3", "-c", "import sys; print(sys.executable)"], capture_output=True, text=True
-        ).stdout.strip()
-    )
-    need(python.startswith("/usr/"), "a Python below /usr")
+    need_system_python()
     image = plash("pull:host", "sh", "mount", "tar", "rm").id
     code = f"mount --rbind /host/usr /usr && PLASH_DATA=/store PATH={ROOT}/.venv/bin:$PATH exec {ROOT}/bin/plash doctor"
     code = code.replace(f"{ROOT}/", f"/host{ROOT}/")

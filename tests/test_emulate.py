@@ -98,7 +98,7 @@ def test_chroot(plash, image):
 
 @plain
 def test_a_build_tells_what_was_lost_and_push_tells_it_again(plash, image, layers):
-    plain_build = plash("build", image, "touch /x; chown 0:0 /x; chgrp root /x; ls /run/plash").ok()
+    plain_build = plash("build", image, "touch /x; chown 0:0 /x; chgrp 0 /x; ls /run/plash").ok()
     assert plain_build.err == "apt.conf\n"
     assert layers(plain_build.id) == ["x"]
     lost = plash("build", plain_build.id, "chown 5:7 /x; chown 0 /x; chgrp 12 /x").ok()

@@ -1,12 +1,11 @@
 """Hosts that forbid, lack or limit what plash needs; most are made by namespaces or by strace's fault injection."""
 
 import os
-import subprocess
 import sys
 
 import engines
 import pytest
-from requirements import as_user, kind_of_user, need, need_program, subordinate_ids
+from requirements import as_user, kind_of_user, need_program, need_system_python, subordinate_ids
 from world import LIBEXEC, ROOT
 
 
@@ -151,12 +150,7 @@ def test_where_the_root_is_no_mount_point(plash, image):
 
 def test_nested(plash):
     """plash in a plash container, with its store on that container's own overlay, which holds no upper layer."""
-    python = os.path.realpath(
-        subprocess.run(
-            ["python3", "-c", "import sys; print(sys.executable)"], capture_output=True, text=True
-        ).stdout.strip()
-    )
-    need(python.startswith("/usr/"), "a Python below /usr")
+    need_system_python()
     venv = os.path.dirname(sys.executable)  # with docopt
     image = plash("pull:host", "sh", "mount", "mkdir").id
     code = f"""set -e
