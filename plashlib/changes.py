@@ -2,7 +2,7 @@
 
 import os
 
-from plashlib import Error, store
+from plashlib import Error, locks, store
 
 IMAGE = "image"  # the file that holds the id of the image that the changes belong to
 
@@ -10,8 +10,12 @@ IMAGE = "image"  # the file that holds the id of the image that the changes belo
 def claim(directory: str, image: store.Image) -> None:
     """Make an empty directory, or one that was claimed before, keep changes of the Image.
 
-    Raises Error if it holds something else, or another image's changes, and OSError.
+    No other process can claim it before this one ends or becomes a command; by then it has an
+    overlay mounted, which container.mount_root() finds. Raises Error if another process has it, if
+    it holds something else, or another image's changes, and OSError.
     """
+    if not locks.try_lock(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)):
+        raise Error(f"{directory} is in use by another process")
     file = f"{directory}/{IMAGE}"
     if _is_older(directory):
         _write(file, image)

@@ -320,6 +320,8 @@ def _mount_overlay(image, mounted, own, lower, changes, options=""):
     directory, upper, work = changes
     if not os.path.isdir(f"{directory}/{upper}"):
         make_layer(image, f"{directory}/{upper}", f"/proc/self/fd/{own}")
+    elif namespaces.takes_writes(f"{directory}/{upper}"):
+        raise Error(f"{directory} is in use by another process")
     os.makedirs(f"{directory}/{work}", exist_ok=True)
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     namespaces.overlay(image.source(), mounted, lower, (fd, upper, work), options)

@@ -276,6 +276,26 @@ def overlay(
         raise OSError(error.errno, error.strerror + SEE_DOCTOR, target) from None
 
 
+def takes_writes(directory: str) -> bool:
+    """Whether an overlay, in whatever mount namespace, has directory as its upper one.
+
+    With index=on the kernel refuses a second one at once. If there is none, it refuses the work
+    directory, which is the same: nothing is mounted. The working directory is /proc/self/fd
+    afterwards. This process may mount. Raises OSError.
+    """
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir("/proc/self/fd")
+    options = f"userxattr,index=on,lowerdir={fd},upperdir={fd},workdir={fd}"
+    try:
+        mount("plash", "/", "overlay", 0, options)
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    finally:
+        os.close(fd)
+    unmount("/")
+    return False
+
+
 def pivot(old: str) -> bool:
     """Make the mount at the working directory this process's root filesystem.
 

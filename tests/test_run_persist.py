@@ -1,6 +1,9 @@
 """run:persist: changes stay in a directory."""
 
 import os
+import signal
+
+from world import LIBEXEC, wait_for
 
 
 def test_persist_keeps_changes(plash, image, tmp_path):
@@ -26,6 +29,35 @@ def test_persist_refuses_a_directory_in_use(plash, image, tmp_path):
         )
         run.stdin.close()
     plash("run:persist", image, tmp_path / "kept", "true").ok()
+
+
+def test_no_descriptor_of_ours_frees_a_directory_in_use(plash, image, tmp_path):
+    """The command sees none, and its background processes use the directory too."""
+    code = "ls /proc/$$/fd; sleep 99 >/dev/null 2>&1 & echo $!"
+    first = plash("run:persist", image, tmp_path / "kept", "sh", "-c", code).ok().out.split()
+    assert first[:-1] == ["0", "1", "2"]
+    refused = f"plash run:persist: {tmp_path}/kept is in use by another process"
+    try:
+        assert plash("run:persist", image, tmp_path / "kept", "true").error == refused
+        refused = f"plash mount: {tmp_path}/kept is in use by another process"
+        code = f"mkdir m; exec {LIBEXEC}/plash-mount {image} m {tmp_path}/kept"
+        assert plash("sudo", "sh", "-c", code).error == refused
+        done = plash("stack", image, tmp_path / "kept/data")
+        assert done.error == (
+            f"plash stack: a process writes to {tmp_path}/kept/data as to a container's root"
+            " (end it, or use plash pull:dir)"
+        )
+    finally:
+        os.kill(int(first[-1]), signal.SIGKILL)
+    wait_for(lambda: plash("run:persist", image, tmp_path / "kept", "true").status == 0)
+    assert plash("stack", image, tmp_path / "kept/data").ok()
+
+
+def test_one_of_many_at_once_gets_a_directory(plash, image, tmp_path):
+    words = "run:persist", image, tmp_path / "kept", "sh", "-c", "echo x >>/count; sleep 3"
+    running = [plash.start(*words) for _ in range(8)]
+    assert sorted(each.wait() for each in running) == [0] + [1] * 7
+    assert plash("run:persist", image, tmp_path / "kept", "cat", "/count").ok().out == "x\n"
 
 
 def test_persist_again_after_a_kill(plash, image, tmp_path):
