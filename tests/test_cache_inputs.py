@@ -333,7 +333,7 @@ def test_a_person_goes_on_from_the_image_before(plash, project):
             shell.wait_for("status $?")
             shell.wait_for(answer)
     finally:
-        os.kill(shell.pid, signal.SIGHUP)
+        os.kill(shell.pid, signal.SIGKILL)
         shell.end()
 
 

@@ -35,7 +35,7 @@ ALLOCATING = {
     "setxattr",
     "mknodat",
 }
-SECONDS = int(os.environ.get("PLASH_TEST_SECONDS", "60"))  # for how long the commands at once run
+SECONDS = int(os.environ.get("PLASH_TEST_SECONDS", "30"))  # for how long the commands at once run
 AT_ONCE = 64
 
 

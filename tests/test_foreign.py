@@ -250,7 +250,7 @@ def test_pipes_signals_and_nested_runs(plash, arm64):
     assert sh("chroot / /usr/bin/uname -m").out == "aarch64\n"
 
 
-@pytest.mark.only_for("subids")
+@pytest.mark.only_for("plain")
 @pytest.mark.slow
 def test_apt_in_an_arm64_debian(plash, arm64):
     # In a container, as debootstrap has it, no device nodes are made.

@@ -127,7 +127,7 @@ def test_what_fails_leaves_the_store_as_it_was(plash, server, tar, url, why, ima
 
 
 @pytest.mark.slow
-@pytest.mark.only_for("subids")
+@pytest.mark.only_for("plain")
 def test_a_server_that_stalls(plash, server, tar):
     """Takes the whole minute that such a server is given."""
     server.files["/a.tar"] = tar
