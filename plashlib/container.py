@@ -275,12 +275,14 @@ def mount(image: store.Image, target: str, changes: "tuple[str, str, str] | None
 
 
 def _mount_layers(image, target, layers, changes):
+    # As root, every user of the host sees it.
+    flags = namespaces.MS_NOSUID | namespaces.MS_NODEV
     if changes:
-        _mount_overlay(image, target, layers[0], layers, changes)
+        _mount_overlay(image, target, layers[0], layers, changes, flags=flags)
         return
     # A read-only overlay must have two layers: the empty image's is the second of image 1.
     bottom = os.open(store.empty().path + "/_data/root", os.O_PATH | os.O_CLOEXEC)
-    namespaces.overlay(image.source(), target, [*layers, bottom])
+    namespaces.overlay(image.source(), target, [*layers, bottom], flags=flags)
 
 
 def mount_scratch(mounted: str) -> int:
@@ -312,7 +314,7 @@ def _on_disk():
     return store.path(), entry + "/data", entry + "/work"
 
 
-def _mount_overlay(image, mounted, own, lower, changes, options=""):
+def _mount_overlay(image, mounted, own, lower, changes, options="", flags=0):
     """Mount the descriptors lower, with the directories of changes on top, which may be missing.
 
     own is the descriptor of the image's own layer. Returns the upper directory's path.
@@ -324,7 +326,7 @@ def _mount_overlay(image, mounted, own, lower, changes, options=""):
         raise Error(f"{directory} is in use by another process")
     os.makedirs(f"{directory}/{work}", exist_ok=True)
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
-    namespaces.overlay(image.source(), mounted, lower, (fd, upper, work), options)
+    namespaces.overlay(image.source(), mounted, lower, (fd, upper, work), options, flags)
     return f"{directory}/{upper}"
 
 

@@ -249,6 +249,7 @@ def overlay(
     layers: "list[int]",
     changes: "tuple[int, str, str] | None" = None,
     options: str = "",
+    flags: int = 0,
 ) -> None:
     """Mount an overlay with `userxattr` on target.
 
@@ -257,6 +258,7 @@ def overlay(
     changes  (fd, upperdir, workdir): a directory's descriptor and two paths below it, of
              plain characters; None mounts read-only
     options  more options of overlayfs
+    flags    more of MS_*
 
     Layers are named by descriptor because mount(2) takes one page of options: as numbers in
     /proc/self/fd, 500 of them fit, whatever characters the paths have. The working directory
@@ -271,7 +273,7 @@ def overlay(
         joined.append(options)
     os.chdir("/proc/self/fd")
     try:
-        mount(source, target, "overlay", 0 if changes else MS_RDONLY, ",".join(joined))
+        mount(source, target, "overlay", flags | (0 if changes else MS_RDONLY), ",".join(joined))
     except OSError as error:
         raise OSError(error.errno, error.strerror + SEE_DOCTOR, target) from None
 

@@ -47,3 +47,12 @@ def test_a_process_in_sudo_or_mounted_counts_as_a_user(plash, image):
         wait_for(lambda: "/layer/0/" in open(f"/proc/{run.pid}/mountinfo").read())
         assert "in use" in plash("rm", "-r", image).error
         run.stdin.close()
+
+
+def test_a_setuid_program_of_a_mounted_image_is_none(plash, image):
+    """Where root mounts, all users of the host would run it as root."""
+    code = f"mkdir m && plash-mount {image} m {{}} && findmnt --noheadings --output OPTIONS m"
+    for kept in "", "kept":
+        options = plash("sudo", "unshare", "-m", "sh", "-c", code.format(kept)).ok().out.split(",")
+        assert {"nosuid", "nodev"} <= set(options)
+        (plash.place / "m").rmdir()
