@@ -134,10 +134,12 @@ def recall(argv: "list[str]", remember: bool = False) -> None:
     """
     file = docs.find(argv[0])
     header = docs.header(file)
+    roles, operands = header.roles(argv[1:]), [each.name for each in header.operands()]
     if header.takes_image():
-        roles = header.roles(argv[1:])
         first = 1 + (roles.index(headers.OPERAND) if headers.OPERAND in roles else len(roles))
         argv = [*argv[:first], saved(), *argv[first:]]
+    elif "ID" in operands[1:] and roles.count(headers.OPERAND) == operands.index("ID"):
+        argv = [*argv, saved()]  # as for `map NAME`
     if file and not header.prints_new_image():
         become(argv)
     if not file or not remember:

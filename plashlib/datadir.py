@@ -8,8 +8,12 @@ import os
 
 from plashlib import Error
 
+TYPE_CHECKING = False  # for a type checker, which takes it for true
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 EMPTY = "0"  # the id of the image without files, on which all others stand
-VERSION = "1"  # of the store's format, which the file `format` holds
+VERSION = "1"  # of the store's format: the first line of the file `format`
 PARTS = "index", "map", "cache", "recall", "tmp", f"layer/{EMPTY}/_data/root", "mnt"
 # No other user reaches the files in these: there may be setuid programs among them.
 PRIVATE = "layer", "tmp"
@@ -87,13 +91,28 @@ def _is_whole(data):
 def _has_marker(data):
     """Whether the file `format` says that a directory is a store. Raises Error."""
     try:
-        with open(data + "/format", encoding="utf-8", errors="replace") as file:
-            version = file.read(100).strip()
+        version = _format(data)[0]
     except OSError:
         return False
     if version and version != VERSION:
         raise Error(f"{data} is a store of another version of plash (its format is {version!r})")
     return True
+
+
+def _format(data):
+    """The lines of the file `format`. Raises OSError."""
+    with open(data + "/format", encoding="utf-8", errors="replace") as file:
+        return [*file.read(100).split("\n"), ""]
+
+
+def is_copy(data: str) -> bool:
+    """Whether the store at data is a copy of one, as far as that is known.
+
+    The second line of the file `format` is the inode of the directory that it was made in. What
+    copied it may have lost owners, whiteouts and xattrs. Raises OSError.
+    """
+    inode = _format(data)[1]
+    return inode not in ("", str(os.stat(data).st_ino))
 
 
 def _is_older(data):
@@ -113,18 +132,16 @@ def _create(data):
             )
         # First of all, so that a store that is half made is known for one.
         with open(data + "/format", "w", encoding="utf-8") as file:
-            file.write(VERSION + "\n")
+            file.write(f"{VERSION}\n{os.stat(data).st_ino}\n")
     lost = not os.path.lexists(f"{data}/index/{EMPTY}")
     for part in PARTS:
         os.makedirs(f"{data}/{part}", exist_ok=True)
     for name in PRIVATE:
         if os.stat(f"{data}/{name}").st_mode & 0o077:
             os.chmod(f"{data}/{name}", 0o700)
-    found = list(_nodes(f"{data}/layer/{EMPTY}")) if lost else []
+    found = list(nodes(data)) if lost else []
     if not os.path.exists(data + "/id_counter"):
-        newest = max(
-            [0, *(int(os.path.basename(each)) for each in _nodes(f"{data}/layer/{EMPTY}"))]
-        )
+        newest = max([0, *(int(os.path.basename(each)) for each in nodes(data))])
         _write_counter(data, newest)
     for directory in [f"{data}/layer/{EMPTY}", *found]:
         try:
@@ -134,9 +151,9 @@ def _create(data):
     os.close(lock)
 
 
-def _nodes(directory):
-    """The directories of the images that stand on the one in a directory."""
-    pending = [directory]
+def nodes(data: str) -> "Iterator[str]":
+    """The directories of the images of the store at data, whether index/ has them or not."""
+    pending = [f"{data}/layer/{EMPTY}"]
     while pending:
         for entry in os.scandir(pending.pop()):
             if entry.name.isascii() and entry.name.isdigit() and is_image(entry.path):

@@ -99,6 +99,16 @@ def test_one_session_has_one_image(plash, project):
     assert (result.out, result.err) == ("2\n1\n", "")
 
 
+def test_the_sessions_image_gets_a_name(plash, project):
+    code = (
+        "plash do pull:tarfile host.tar; plash do build 'echo named >/out'; plash do map tools;"
+        " plash recall map again; plash do map; plash run tools cat /out; plash do map tools 1;"
+        " plash do map tools; plash do map again ''; plash map"
+    )
+    done = plash.run(["setsid", "-w", "sh", "-c", code], cwd=project).ok()
+    assert done.out == "again 2\ntools 2\nnamed\ntools 2\n" and done.err == ""
+
+
 def test_recall_without_an_image(plash, project):
     result = in_session(plash, project, "plash recall run true")
     assert (

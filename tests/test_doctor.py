@@ -286,7 +286,40 @@ def test_images_that_root_made_for_a_user_are_named(plash, image):
     os.chown(plash.data, 1000, 1000)
     os.chown(plash.data / "index/0", 1000, 1000, follow_symlinks=False)
     mark, text = Report(plash("doctor"))["foreign images"]
-    assert mark == "--" and text.startswith(f"{image}: made by another user")
+    assert mark == "--" and text.startswith(f"{image} is another user's: made as by sudo")
+
+
+def test_damage_to_a_store_is_named_with_its_remedy(plash, image):
+    child = plash("build", image, "touch /x").id
+    (plash.place / "linked").mkdir()
+    linked = plash("link", plash.place / "linked").id
+    plash("map", "mine", child).ok()
+    data = plash.data
+    assert not {"links", "images", "ids", "linked images", "copy"} & Report(plash("doctor")).keys()
+    for change, undo, what, mark, text in (
+        ("ln -s ../index/99 map/x", "plash clean", "links", "--", "1 lead to no image"),
+        ("ln -s ../layer/0/99 index/99", "plash clean", "links", "--", "1 lead to no image"),
+        (f"rm index/{child}", "rm index/0", "images", "no", f"{child} is not in {data}/index"),
+        ("echo >id_counter", "rm id_counter", "ids", "no", f"at 1, below image {linked}"),
+        ("mv ../linked ../off", "mv ../off ../linked", "linked images", "no", "which is missing"),
+    ):
+        plash.run(["sh", "-c", f"cd data && {change}"]).ok()
+        done = plash("doctor")
+        assert Report(done)[what][0] == mark and text in Report(done)[what][1]
+        env = {"PATH": f"{ROOT}/bin:{plash.env['PATH']}"}
+        plash.run(["sh", "-c", f"cd data && {undo}"], env=env).ok()
+        plash("id", "mine").ok()
+        assert what not in Report(plash("doctor")).keys(), change
+    assert plash("run", "mine", "ls", "/x").ok().out == "/x\n"
+
+
+def test_a_copied_store_is_known(plash, image):
+    plash("sudo", "cp", "-a", "data", "copy").ok()
+    assert Report(plash("doctor", env={"PLASH_DATA": f"{plash.place}/copy"}))["copy"][0] == "--"
+    os.rename(plash.data, plash.place / "moved")
+    assert "copy" not in Report(plash("doctor", env={"PLASH_DATA": f"{plash.place}/moved"}))
+    os.rename(plash.place / "moved", plash.data)
+    plash("sudo", "rm", "-rf", "copy").ok()
 
 
 def test_a_read_only_data_directory(plash, tmp_path):
