@@ -31,6 +31,13 @@ def new_directory(store):
     return str(made)
 
 
+def whole_directory(store):
+    made = store.plash.place / new_name()
+    made.mkdir()
+    store.plash.run(["tar", "-xf", "base.tar", "-C", made]).ok()
+    return made.name
+
+
 def name_an_image(store):
     number = new_image(store)
     return ["map", f"name-{number}", number]
@@ -82,6 +89,9 @@ COMMANDS = {
     "pull:url": lambda store: ["pull:url", f"file://{store.plash.place}/base.tar"],
     "build": lambda store: ["build", "1", step(f"b{store.counter}")],
     "stack": lambda store: ["stack", "1", new_directory(store)],
+    "pull:dir": lambda store: ["pull:dir", whole_directory(store)],
+    "link": lambda store: ["link", whole_directory(store)],
+    "config": lambda store: ["config", "--env=A=1", "1"],
     "cache": lambda store: ["cache", "build", "1", step(f"c{store.counter}")],
     "cache --refresh": lambda store: ["cache", "--refresh", "build", "1", step("refreshed")],
     "shrink --to": lambda store: [*shrink(store), "--to=1"],
@@ -102,6 +112,9 @@ COMMANDS = {
 }
 
 
+MAKERS = "pull:tarfile", "pull:url", "pull:dir", "link", "config", "build", "stack", "check"
+
+
 def note_id(store, words, result):
-    if words[0] in ("pull:tarfile", "pull:url", "build", "stack", "check") and result.out.strip():
+    if words[0] in MAKERS and result.out.strip():
         store.took(result.out)
