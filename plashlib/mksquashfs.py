@@ -1,8 +1,9 @@
 """Squashfs files of images, which mksquashfs(1) writes: the same bytes each time."""
 
+import json
 import subprocess
 
-from plashlib import Error, container, ids, namespaces, programs, store
+from plashlib import Error, container, ids, imageconfig, namespaces, programs, squashfs, store
 
 # Of zstd's levels, 6 takes a tenth of the time of the default, 15, for files 6 % larger.
 OPTIONS = [
@@ -13,7 +14,7 @@ ACL = "Unrecognised xattr prefix system.posix_acl"  # mksquashfs says it of each
 
 
 def write(image: store.Image, target: int, offset: int = 0) -> "list[str]":
-    """Write an Image's filesystem to the descriptor of a file, from offset (bytes) on.
+    """Write an Image to the descriptor of a file, from offset (bytes) on.
 
     What was in the file before is lost. This process is root of a user namespace, with a mount
     namespace of its own, afterwards. Returns warnings. Raises Error, if content cannot be read
@@ -36,4 +37,18 @@ def write(image: store.Image, target: int, offset: int = 0) -> "list[str]":
     lines = [line.replace(mounted + "/", "", 1) for line in lines if line not in acls]
     if done.returncode:
         raise Error(f"mksquashfs: {lines[0] if lines else done.returncode}")
+    settings = _settings(image)
+    if settings:
+        squashfs.write_settings(f"/proc/self/fd/{target}", offset, settings)
     return [f"{len(acls)} ACLs left out, which squashfs does not hold"] if acls else []
+
+
+def _settings(image):
+    """What store.INHERITED names of an Image; its configuration without the layers, now one."""
+    found = {name: image.read(name) for name in store.INHERITED}
+    if found["config.json"]:
+        config = imageconfig.read(image)
+        config.pop("history", None)
+        config["rootfs"] = {"type": "layers", "diff_ids": []}
+        found["config.json"] = json.dumps(config, sort_keys=True).encode(errors="surrogateescape")
+    return {name: content for name, content in found.items() if content}

@@ -12,6 +12,9 @@ PROGRAM = b"#!/bin/sh\n# plash program: a squashfs file begins at byte "  # see 
 APPIMAGE = b"AI\x02"  # at byte 8 of an ELF file, by the AppImage specification
 SIF = b"SIF_MAGIC\0"  # at byte 32, by the Singularity Image Format
 SIF_PARTITION = 0x4004  # the type of a file system's descriptor
+BYTES_USED = 40  # where a superblock has the filesystem's size, in 8 bytes
+PADDING = 4096  # mksquashfs makes the size of a file a multiple of this, in bytes
+SETTINGS = b"plash image\n"  # then a JSON object: behind the filesystem, where nobody reads
 FUSE = 3  # the descriptor of /dev/fuse that squashfuse gets
 
 
@@ -53,6 +56,42 @@ def _sif_partition(opened, head):
         if int.from_bytes(table[at : at + 4], "little") == SIF_PARTITION and table[at + 4]:
             return int.from_bytes(table[at + 17 : at + 25], "little")
     return 0
+
+
+def settings(file: str) -> "dict[str, bytes]":
+    """The files beside an image's layer that write_settings() put into a squashfs file.
+
+    A dict of names to contents, empty if there are none. Raises OSError.
+    """
+    offset = find(file) or 0
+    with open(file, "rb") as opened:
+        opened.seek(_end(opened, offset))
+        if opened.read(len(SETTINGS)) != SETTINGS:
+            return {}
+        import json
+
+        try:
+            found = json.load(opened)
+            return {name: found[name].encode(errors="surrogateescape") for name in found}
+        except (ValueError, AttributeError, RecursionError):
+            return {}  # it was cut off
+
+
+def write_settings(file: str, offset: int, files: "dict[str, bytes]") -> None:
+    """Put files that are beside an image's layer behind the squashfs at offset in a file."""
+    import json
+
+    texts = {name: files[name].decode(errors="surrogateescape") for name in sorted(files)}
+    with open(file, "r+b") as opened:
+        opened.seek(_end(opened, offset))
+        opened.write(SETTINGS + json.dumps(texts).encode())
+
+
+def _end(opened, offset):
+    """Where the squashfs at offset in an open file ends."""
+    opened.seek(offset + BYTES_USED)
+    size = int.from_bytes(opened.read(8), "little")
+    return offset + -(-size // PADDING) * PADDING
 
 
 def mount(file: str, directory: str) -> None:

@@ -1,5 +1,6 @@
 """link and push:squashfs: images that stay where they are, in a squashfs file, another store or a directory."""
 
+import json
 import os
 import shutil
 import signal
@@ -56,6 +57,30 @@ def test_a_squashfs_file(plash, image):
     plash("run:persist", number, changes, "sh", "-c", "echo kept >/d/kept").ok()
     assert plash("run:persist", number, changes, "cat", "/d/kept").ok().out == "kept\n"
     wait_for(lambda: not served(file))
+
+
+@pytest.mark.parametrize("kind", ["squashfs", "program"])
+def test_the_configuration_goes_along(plash, image, kind):
+    words = (
+        "--env=A=b c",
+        '--entrypoint=["echo"]',
+        '--cmd=["$A", "x"]',
+        "--workingdir=/usr",
+        "--label=l=1",
+    )
+    made = plash("config", *words, image).id
+    plash(f"push:{kind}", made, "file").ok()
+    first = (plash.place / "file").read_bytes()
+    linked = plash("link", "file").id
+    assert json.loads(plash("config", linked).ok().out) == json.loads(plash("config", made).out)
+    assert plash("run:image", linked).ok().out == "$A x\n"
+    assert plash("run", linked, "sh", "-c", "echo $A").ok().out == "b c\n"
+    # And along again, the same bytes.
+    plash(f"push:{kind}", linked, "file2").ok()
+    assert (plash.place / "file2").read_bytes() == first
+    plash("push:oci", linked, f"oci:{plash.place}/layout").ok()
+    back = plash("pull:oci", f"oci:{plash.place}/layout").id
+    assert plash("run:image", back).ok().out == "$A x\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
