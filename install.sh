@@ -30,6 +30,22 @@ python_with() {
     return 1
 }
 
+# Where the module $1 is: of the system, or bundled by an earlier install; empty where it is not.
+where() {
+    if python_with "$1" "$interpreter" >/dev/null; then
+        echo "of the system"
+    elif [ -e "$root/libexec/plash/$1" ] || [ -e "$root/libexec/plash/$1.py" ]; then
+        echo "bundled before"
+    fi
+}
+
+# Download the package $1, with more options of pip, to $temporary/bundle.
+download() {
+    [ -d "$temporary/venv" ] || "$interpreter" -m venv "$temporary/venv"
+    PIP_USER=0 "$temporary/venv/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 --no-deps \
+        --target "$temporary/bundle" "$@" 2>"$temporary/errors"
+}
+
 # Fail unless the directory $1 can be made and written to; $made is the topmost that has to be made, if any.
 need_writable() {
     directory=$1 made=
@@ -104,15 +120,10 @@ install() {
         *[[:space:]]*) fail "the path of the interpreter has a space in it, which #! lines cannot have: $interpreter" ;;
     esac
     for path in bin share libexec/plash; do need_writable "$root/$path"; done
-    if [ -z "$BUNDLE" ]; then
-        docopt="not bundled"
-    elif python_with docopt "$interpreter" >/dev/null; then
-        docopt="of the system"
-    elif [ -e "$root/libexec/plash/docopt.py" ]; then
-        docopt="bundled before"
-    else
-        docopt="bundled"
-        python_with ensurepip "$interpreter" >/dev/null ||
+    docopt="not bundled" parser=
+    if [ -n "$BUNDLE" ]; then
+        docopt=$(where docopt) parser=$(where e2b_dockerfile_utils)
+        [ -n "$docopt" ] || python_with ensurepip "$interpreter" >/dev/null ||
             fail "docopt is not installed, and Python's venv, to download it, neither (on Debian: apt install python3-docopt, or python3-venv)"
     fi
     temporary=$(mktemp -d)
@@ -120,11 +131,16 @@ install() {
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
-    if [ "$docopt" = bundled ]; then
-        "$interpreter" -m venv "$temporary/venv"
-        PIP_USER=0 "$temporary/venv/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 --no-deps \
-            --target "$temporary/docopt" "$BUNDLE" 2>"$temporary/errors" ||
+    if [ -z "$docopt" ]; then
+        download "$BUNDLE" ||
             fail "cannot download docopt: $(sed -n 's/^ERROR: //p' "$temporary/errors" | tail -n 1) (without a network, install it as a package; on Debian: apt install python3-docopt)"
+        docopt=bundled
+    fi
+    # It is for one command, and is left out where it cannot be had.
+    if [ -z "$parser" ] && [ -n "$BUNDLE" ] && python_with ensurepip "$interpreter" >/dev/null &&
+        "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 11))' &&
+        download e2b-dockerfile-utils --retries 0; then
+        parser=bundled
     fi
 
     # All files, in the directory that they are moved from.
@@ -142,10 +158,9 @@ install() {
     done
     cp -R plashlib "$private"
     find "$private/plashlib" -name __pycache__ -prune -exec rm -rf {} +
-    case $docopt in
-        bundled) cp -R "$temporary/docopt"/. "$private" ;;
-        "bundled before") cp -R "$root"/libexec/plash/docopt* "$private" ;;
-    esac
+    [ ! -d "$temporary/bundle" ] || cp -R "$temporary/bundle"/. "$private"
+    [ "$docopt" != "bundled before" ] || cp -R "$root"/libexec/plash/docopt* "$private"
+    [ "$parser" != "bundled before" ] || cp -R "$root"/libexec/plash/e2b_dockerfile_utils* "$private"
     "$interpreter" -W ignore -m compileall -q -s "$new" -p "$PREFIX" "$private" >/dev/null
     cp completions/plash.bash "$new/share/bash-completion/completions/plash"
     cp completions/_plash "$new/share/zsh/site-functions"
@@ -171,6 +186,8 @@ install() {
 
     echo "installed plash $version below $root: bin/plash, bin/plash-*, libexec/plash, share; $pages"
     echo "the interpreter is $interpreter; docopt is $docopt"
+    [ -z "$BUNDLE" ] ||
+        echo "e2b-dockerfile-utils, for build:file, is ${parser:-missing (Python 3.11 and pip install e2b-dockerfile-utils get it)}"
     case :$PATH:${DESTDIR:+:$PREFIX/bin:} in
         *:"$PREFIX/bin":*) ;;
         *) echo "$PREFIX/bin is not on PATH: export PATH=\"$PREFIX/bin:\$PATH\" puts it there" ;;

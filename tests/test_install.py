@@ -47,6 +47,7 @@ def check(plash, directory, host_tar):
     )
 
 
+PARSER = "e2b-dockerfile-utils, for build:file,"
 # Without a network, as far as pip knows.
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": "/dev/null"}
 
@@ -94,9 +95,10 @@ def test_make_install_and_uninstall(plash, source, tmp_path, host_tar):
     prefix = tmp_path / "a b" / "c"
     done = make(source, "install", f"PREFIX={prefix}", f"PYTHON={sys.executable}", **OFFLINE)
     assert done.returncode == 0 and done.stderr == "", done
-    first, second, third = done.stdout.splitlines()
+    first, second, parser, third = done.stdout.splitlines()
     assert first.startswith("installed plash 0") and f" below {prefix}: " in first
     assert second == f"the interpreter is {sys.executable}; docopt is of the system"
+    assert parser.startswith("e2b-dockerfile-utils, for build:file, is ")
     assert third.startswith(f"{prefix}/bin is not on PATH: ")
     check(plash, prefix / "bin", host_tar)
     first = (prefix / "libexec/plash/plash-run").read_text().splitlines()[0]
@@ -122,11 +124,19 @@ def test_make_install_says_nothing_of_path_where_bin_is_on_it(source, tmp_path):
 def test_make_install_bundles_docopt_and_keeps_it(plash, source, tmp_path, host_tar):
     prefix, interpreter = tmp_path / "prefix", python(tmp_path / "python", [])
     options = f"PREFIX={prefix}", f"PYTHON={interpreter}"
-    assert "docopt is bundled\n" in run(["make", "install", *options], cwd=source)
+    parser = f"{PARSER} is bundled" if sys.version_info >= (3, 11) else f"{PARSER} is missing"
+    done = run(["make", "install", *options], cwd=source)
+    assert "docopt is bundled\n" in done and parser in done
     check(plash, prefix / "bin", host_tar)
     again = make(source, "install", *options, **OFFLINE)
-    assert "docopt is bundled before\n" in again.stdout, again
+    assert "docopt is bundled before\n" in again.stdout and parser in again.stdout, again
     check(plash, prefix / "bin", host_tar)
+    if sys.version_info >= (3, 11):
+        number = plash("pull:tarfile", host_tar).id
+        plash("map", "base", number).ok()
+        (plash.place / "Containerfile").write_text("FROM base\nRUN echo built >/out\n")
+        made = plash.run([prefix / "bin/plash-build:file", "."]).ok().out.strip()
+        assert plash("run", made, "cat", "/out").ok().out == "built\n"
     run(["make", "uninstall", *options], cwd=source)
     assert files(prefix) == []
 
