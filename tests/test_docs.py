@@ -1,7 +1,7 @@
 """Every example in README.md and docs/ is run as written: blocks of the language `console`, in one shell a document.
 
 A line that begins with `$ ` is a command, one with `> ` continues it, the others are what it prints, where `...`
-stands for anything. A command for which no output is shown has to succeed. A block after a comment
+stands for anything, and ages, sizes and the width of columns may differ. A command for which no output is shown has to succeed. A block after a comment
 `<!-- not run: why -->` is left out.
 """
 
@@ -18,6 +18,8 @@ from plashlib import docs
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 MARK = "@@{}@@"
+# Ages and sizes of images are as they were when the document was written.
+VARIES = re.compile(r"\bnow\b|\b\d+ (?:s|min)\b|\b\d+(?:\.\d+)? [kMG]?B\b")
 
 
 def blocks(text):
@@ -43,6 +45,11 @@ def steps(text):
     return [(code, "\n".join(output) if output else None) for code, output in found]
 
 
+def same(text):
+    """The text with one age and size for all, and one space between columns."""
+    return re.sub(r" +", " ", VARIES.sub("~", text))
+
+
 def differences(plash, text):
     """Run a document; returns what is not as it says."""
     script = "".join(f"{code}\nprintf '\\n{MARK}\\n' $?\n".format("%s") for code, _ in steps(text))
@@ -57,9 +64,11 @@ def differences(plash, text):
     told = []
     pieces = re.split(r"\n@@(\d+)@@\n", output)
     for (code, expected), printed, status in zip(steps(text), pieces[::2], pieces[1::2]):
-        pattern = ".*".join(map(re.escape, (expected or "").split("...")))
+        pattern = ".*".join(map(re.escape, same(expected or "").split("...")))
         good = (
-            status == "0" if expected is None else re.fullmatch(pattern, printed.rstrip("\n"), re.S)
+            status == "0"
+            if expected is None
+            else re.fullmatch(pattern, same(printed.rstrip("\n")), re.S)
         )
         if not good:
             told.append(f"$ {code}\n{printed}(status {status}; the document says: {expected})")
@@ -101,7 +110,7 @@ def test_the_command_in_contributing_is_a_command(plash, image, tmp_path):
 
 def test_most_examples_are_run():
     are_run = [is_run for document in DOCUMENTS for _, is_run in blocks(document.read_text())]
-    assert len(are_run) > 10 and are_run.count(True) > 3 * are_run.count(False)
+    assert len(are_run) > 10 and are_run.count(True) >= 3 * are_run.count(False)
 
 
 @pytest.mark.parametrize(
