@@ -77,8 +77,8 @@ def parse(text: str) -> Bind:
         raise Error(f"not a bind: {text!r} (SOURCE[:TARGET[:ro]]; \\: is a colon in a path)")
     if not fields[0]:
         raise Error(f"no SOURCE in the bind {text!r}")
+    os.stat(fields[0])
     source = os.path.abspath(fields[0])
-    os.stat(source)
     target = fields[1] if fields[1:] else source
     normal = "/" + os.path.normpath(target).lstrip("/")
     if target[:1] != "/" or (normal + "/").startswith(("//", "/host/")):

@@ -186,8 +186,7 @@ def _run_command(command, view, user):
         except OSError as error:
             if error.errno in (errno.ENOSYS, errno.EPERM):
                 continue
-            reason = namespaces.reason(error)
-            raise Error(f"cannot make a pid namespace: {reason}") from None
+            raise namespaces.refused("pid", error) from None
         if view.watch:
             view.watch.answer(child.pid)
         status = child.result()

@@ -163,6 +163,8 @@ def _escaped(character: str) -> str:
 
 def explain(error: BaseException) -> str:
     """The one line that describes an exception to the user."""
+    if isinstance(error, FileNotFoundError) and str(error.filename).startswith("/proc/self/"):
+        return "/proc is not mounted here, and plash needs it"
     if isinstance(error, OSError) and error.strerror:
         names = [
             os.fsdecode(each)
@@ -200,6 +202,19 @@ def _discard(fd):
     os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
+def _name_stdout(write):
+    """The function write, with a name for the file in what it raises."""
+
+    def named(text):
+        try:
+            return write(text)
+        except OSError as error:
+            error.filename = "stdout"
+            raise
+
+    return named
+
+
 def _occupy_closed_descriptors():
     """Open what of stdin, stdout and stderr is closed, lest the next file that is opened be one.
 
@@ -223,3 +238,4 @@ if sys.stdout:
     sys.stdout.reconfigure(  # type: ignore[union-attr]
         line_buffering=True, errors="surrogateescape"
     )
+    sys.stdout.write = _name_stdout(sys.stdout.write)  # type: ignore[method-assign]

@@ -164,9 +164,7 @@ def _curl(url, *options, shown=None, position=None):
             process.kill()
             raise
     lines = [line for line in why.decode(errors="replace").splitlines() if line.startswith("curl:")]
-    reason = (
-        lines[0].partition(") ")[2] if lines else f"curl ended with status {process.returncode}"
-    )
+    reason = lines[0].partition(") ")[2] if lines else programs.ending("curl", process.returncode)
     return process.returncode, code.decode(), reason
 
 

@@ -41,6 +41,7 @@ def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> N
     elif _starts_itself(argv):
         raise CannotExecute(f"cannot execute {program}: its first line starts it again for ever")
     namespaces.default_signals()
+    namespaces.default_limits()
     failure = None
     if emulate:
         emulate()

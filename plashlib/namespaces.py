@@ -37,7 +37,10 @@ SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 9, 13, 15, 17, 25
 
 SEE_DOCTOR = " (see plash doctor)"  # ends an error whose cause is the host
 
+SPARE_FILES = 40  # open at once, besides those that are counted
+
 _libc = None  # what _load_libc() returns
+_few_files = None  # the limits on open files before they were raised
 
 # Each setting that forbids what plash needs, its forbidding value, and one that allows it.
 _SETTINGS = (
@@ -186,6 +189,24 @@ def default_signals() -> None:
         call("signal", number, None)
 
 
+def allow_open_files(count: int) -> None:
+    """Raise this process's soft limit on open files, if count of them might be more than it."""
+    global _few_files
+    if count + SPARE_FILES > os.sysconf("SC_OPEN_MAX"):
+        import resource
+
+        _few_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_few_files[1], _few_files[1]))
+
+
+def default_limits() -> None:
+    """Undo allow_open_files(), for a program that this process becomes."""
+    if _few_files:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, _few_files)
+
+
 def forbidden() -> "str | None":
     """The sysctl setting that forbids user namespaces, and the command that allows them.
 
@@ -212,8 +233,16 @@ def unshare(flags: int) -> None:
     try:
         call("unshare", flags)
     except OSError as error:
-        kind = "user" if flags & CLONE_NEWUSER else "pid" if flags & CLONE_NEWPID else "mount"
-        raise Error(f"cannot make a {kind} namespace: {reason(error)}") from None
+        raise refused("user" if flags & CLONE_NEWUSER else "mount", error) from None
+
+
+def refused(kind: str, error: OSError) -> Error:
+    """The Error for a namespace that cannot be made; kind is user, mount or pid."""
+    why = reason(error)
+    if error.errno == errno.ENOSPC and not forbidden():
+        setting = f"user.max_{'mnt' if kind == 'mount' else kind}_namespaces"
+        why = f"too many namespaces, or too many in each other (see {setting} in namespaces(7))"
+    return Error(f"cannot make a {kind} namespace: {why}")
 
 
 def fork_into_pid_namespace() -> int:

@@ -223,7 +223,7 @@ def _raise_failure(verb, processes, lines):
         raise Error(f"cannot {verb}: this host's tar is not GNU tar; install that")
     # A decompressor's word comes first: tar only says that its input ended early.
     foreign = [line for line in rest if not line.startswith("tar: ")]
-    why = (foreign or rest or [f"{failed[0].args[0]} ended with status {failed[0].returncode}"])[0]
+    why = (foreign or rest or [programs.ending(failed[0].args[0], failed[0].returncode)])[0]
     # tar's word for a disk that fills up in the middle of a file.
     file, full, _ = why.partition(": Wrote only ")
     why = file + ": No space left on device" if full else why

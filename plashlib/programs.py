@@ -102,3 +102,12 @@ def run(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.Com
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def ending(program: str, status: int) -> str:
+    """How a program ended, in words; status is that of subprocess."""
+    if status >= 0:
+        return f"{program} ended with status {status}"
+    import signal
+
+    return f"{program} was ended by a signal: {signal.strsignal(-status) or -status}"

@@ -87,8 +87,11 @@ class Image:
         Returns a descriptor for each, or the path of a squashfs file that is yet to be mounted.
         Raises Error if the image, or what it links to, is missing.
         """
+        from plashlib import namespaces
+
         opened: "list[int | str]" = []
         mark_used(self.id)
+        namespaces.allow_open_files(self.depth())
         try:
             node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
             for _ in range(self.depth()):

@@ -66,7 +66,7 @@ def unpack(file: str, root: str) -> "dict":
         status = process.wait() if process else 0
     if status > 0 or status and not why:
         name = os.path.basename(decompress[0])
-        raise Error(f"cannot unpack a layer: {name} ended with status {status}")
+        raise Error(f"cannot unpack a layer: {programs.ending(name, status)}")
     if why:
         raise Error(f"a layer is no sound tar archive: {why}")
     return {**layer.answer(), "digest": stream.digest.hexdigest()}

@@ -173,6 +173,48 @@ def test_nested(plash):
     assert done.ok().out == "in 0\n/d\n/d/new\n/e/kept\n0\n"
 
 
+@pytest.mark.parametrize("kind, command", [("mnt", "run"), ("user", "run"), ("pid", "build")])
+def test_a_limit_of_namespaces_is_no_full_disk(plash, image, kind, command):
+    code = (
+        f"echo 0 >/proc/sys/user/max_{kind}_namespaces; exec {LIBEXEC}/plash-{command} {image} true"
+    )
+    if kind == "user":
+        code = code.replace("exec ", "PLASH_NO_UNSHARE=0 exec setpriv --bounding-set=-sys_admin ")
+    done = plash.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", code])
+    name = {"mnt": "mount"}.get(kind, kind)
+    assert done.error.startswith(f"plash {command}: cannot make a {name} namespace: ")
+    assert "No space" not in done.error and f"user.max_{kind}_namespaces" in done.error
+
+
+def test_without_proc(plash, image):
+    for command in f"run {image} true", f"build {image} true", "tree", "doctor":
+        name, _, rest = command.partition(" ")
+        code = f"mount -t tmpfs none /proc; exec {LIBEXEC}/plash-{name} {rest}"
+        done = plash.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", code])
+        assert done.err == f"plash {name}: /proc is not mounted here, and plash needs it\n"
+        assert done.status == 1
+    plash("clean").ok()
+
+
+def test_few_open_files(plash, image):
+    """Each layer is one: the soft limit is raised, and the command has it as it was."""
+    for number in range(30):
+        (plash.place / f"d/{number}").mkdir(parents=True)
+        image = plash("stack", image, "d").id
+    limited = ["sh", "-c", 'ulimit -Sn 30; exec "$0" "$@"']
+    done = plash.run([*limited, LIBEXEC / "plash-run", image, "sh", "-c", "ulimit -n; ls -d /29"])
+    assert done.ok().out == "30\n/29\n"
+    plash.run([*limited, LIBEXEC / "plash-build", image, "touch /x"]).ok()
+    plash.run([*limited, LIBEXEC / "plash-push:tarfile", image, "x.tar"]).ok()
+    plash.run([*limited, LIBEXEC / "plash-diff", image]).ok()
+
+
+def test_a_limit_of_file_sizes_is_named(plash, image):
+    words = ["sh", "-c", 'ulimit -f 1; exec "$0" "$@"', LIBEXEC / "plash-push:tarfile"]
+    assert "File size limit exceeded" in plash.run([*words, image, "x.tar"]).error
+    assert not (plash.place / "x.tar").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.only_for("root")
 def test_in_podman(plash, host_tar):

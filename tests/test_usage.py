@@ -234,7 +234,10 @@ def test_a_stdout_that_takes_nothing_is_an_error(plash, command, redirection, wh
     (plash.place / "layer").mkdir()
     plash("stack", "0", plash.place / "layer").ok()
     plash("map", "name", "1").ok()
-    assert output(plash, command, redirection) == (1, f"plash {command.split()[0]}: {why}\n")
+    assert output(plash, command, redirection) == (
+        1,
+        f"plash {command.split()[0]}: stdout: {why}\n",
+    )
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
