@@ -165,6 +165,9 @@ install() {
     cp completions/plash.bash "$new/share/bash-completion/completions/plash"
     cp completions/_plash "$new/share/zsh/site-functions"
     cp completions/plash.fish "$new/share/fish/vendor_completions.d"
+    mkdir -p "$new/share/doc/plash/docs"
+    cp README.md CHANGELOG.md "$new/share/doc/plash"
+    cp docs/*.md docs/*.svg "$new/share/doc/plash/docs"
     pages="with man pages"
     if docutils=$(python_with docutils "$interpreter" .venv/bin/python); then
         "$docutils" man/generate.py "$new/share/man/man1"

@@ -28,6 +28,8 @@ os.chdir(os.path.dirname(os.path.abspath(__file__)))
 setup(
     scripts=["bin/plash", *sorted(glob("libexec/plash-*"))],
     data_files=[
+        ("share/doc/plash", ["README.md", "CHANGELOG.md"]),
+        ("share/doc/plash/docs", sorted(glob("docs/*.md") + glob("docs/*.svg"))),
         ("share/bash-completion/completions", ["completions/plash.bash"]),
         ("share/zsh/site-functions", ["completions/_plash"]),
         ("share/fish/vendor_completions.d", ["completions/plash.fish"]),

@@ -4,7 +4,7 @@
 Usage: generate.py DIRECTORY
 
 The header becomes reStructuredText, from which docutils' manpage writer makes a page. The
-environment variables are those of the table of settings in the README.
+environment variables are those of the table of settings in docs/plugins.md.
 """
 
 import os
@@ -35,6 +35,12 @@ EXIT_STATUS = [
 ]
 EXIT_STATUS_OF_OTHERS = (
     "`plash run` and others that run a command in their place end as that command does."
+)
+
+
+DOCUMENTS = (
+    "The README, the tutorial and the other documents are in share/doc/plash, below the directory"
+    " that has plash's bin: begin with `docs/tutorial.md`."
 )
 
 
@@ -115,13 +121,10 @@ def see_also(name, header):
 
 
 def settings():
-    """The README's table of settings: pairs of a variable and its meaning."""
-    table = (
-        (ROOT / "README.md")
-        .read_text(encoding="utf-8")
-        .partition("\n## Settings\n")[2]
-        .partition("\n## ")[0]
-    )
+    """The table of settings in docs/plugins.md: pairs of a variable and its meaning."""
+    text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    # Links are for the reader of that page.
+    table = re.sub(r"\[(.*?)\]\(.*?\)", r"docs/\1", text.partition("\n## Settings\n")[2])
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in table.splitlines()
@@ -198,6 +201,7 @@ def main(directory):
             section("COMMANDS", commands()),
             section("ENVIRONMENT", definitions(settings())),
             section("EXIT STATUS", status),
+            section("DOCUMENTS", prose(DOCUMENTS)),
         ),
         encoding="utf-8",
     )
