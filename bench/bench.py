@@ -209,7 +209,7 @@ class Bench:
             PATH=f"{place}/bin:{os.environ['PATH']}",
             USER=pwd.getpwuid(os.getuid()).pw_name,
         )
-        sh(f"make --silent -C {ROOT} install PREFIX={place} BUNDLE=")
+        sh(f"make --silent -C {ROOT} install PREFIX={place}")
         with open(f"{place}/bin/plash-run", encoding="utf-8") as file:
             self.python = file.readline()[2:].split()[0]
         self.bare = f"{self.python} -IS -c pass"
