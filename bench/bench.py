@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure plash against its peers and against what it is built on.
 
-Usage: bench.py [--rounds=N] [--debian=TAR] [--place=DIR] [--user=NAME] [--big] [--only=WORDS] [--write]
+Usage: bench.py [--rounds=N] [--debian=TAR] [--foreign=TAR] [--place=DIR] [--users=NAMES] [--big] [--only=WORDS]
+                [--write]
 
 Every command of a table runs in turn, round after round, so that they meet the same noise. hyperfine does the timing.
 The rows are medians, their spread (half of the middle half), the ratio to the table's first row, and the peak of
@@ -11,8 +12,9 @@ temporary directory first, so that what users have is measured.
 Options:
   --rounds=N    how often each command is timed [default: 20]
   --debian=TAR  a Debian root filesystem; without it mmdebstrap makes one
+  --foreign=TAR  a root filesystem of another architecture, whose start is measured too
   --place=DIR   where all data goes; on a tmpfs, no disk is measured [default: /var/tmp]
-  --user=NAME   as root: an ordinary user, for whom start times are measured too
+  --users=NAMES  as root: ordinary users, between commas, for whom start times are measured too
   --big         an image of 500,000 files as well
   --only=WORDS  the tables to measure, by their first words, as in "start layers" [default: all]
   --write       write docs/benchmarks.md and its plots
@@ -33,6 +35,7 @@ import tarfile
 import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import plot
 
@@ -71,6 +74,7 @@ def sh(code, **options):
 class Bench:
     def __init__(self, place, options):
         self.place, self.rounds, self.options = place, int(options["--rounds"]), options
+        self.users = options["--users"].split(",") if options["--users"] else []
         self.text, self.plots = [], {}
 
     def wanted(self, title):
@@ -264,44 +268,38 @@ class Bench:
             },
         )
         self.plot("start", "Start of a command, and the ratio to Python's own start", medians)
-        user = self.options["--user"]
-        if user:
+        for user in self.users:
             data = self.environment(user)["PLASH_DATA"]
             os.mkdir(data)
-            shutil.chown(data, user, pwd.getpwnam(user).pw_gid)
-            sh(f"chmod 755 {self.place} && chown -R {user} {root}")
-            sh(
-                f"runuser -u {user} -- plash-pull:tarfile {self.place}/root.tar",
-                env=self.environment(user),
-            )
+            shutil.copytree(root, f"{root}-{user}", symlinks=True)
+            sh(f"chown {user} {data} && chmod 755 {self.place} && chown -R {user} {root}-{user}")
+            rows = {
+                "python3 -IS -c pass": self.bare,
+                "plash-run": "plash-run 1 true",
+                "plash run": "plash run 1 true",
+                "plash-build": "env PLASH_NO_SYNC=1 plash-build 1 true",
+                "bwrap": f"bwrap --bind {root}-{user} / --dev-bind /dev /dev --proc /proc true",
+                "charliecloud": f"ch-run {root}-{user} -- true",
+                "proot": f"proot -r {root}-{user} -w / true",
+            }
+            pull = f"runuser -u {user} -- plash-pull:tarfile"
+            sh(f"{pull} {self.place}/root.tar", env=self.environment(user))
+            if self.options["--foreign"]:
+                sh(f"{pull} {self.options['--foreign']}", env=self.environment(user))
+                rows["plash-run, another architecture"] = "plash-run 2 true"
+            with open("/etc/subuid", encoding="utf-8") as file:
+                ids = "with" if f"{user}:" in file.read() else "without"
             self.table(
-                "Start of a command, as an ordinary user"
-                + (
-                    " with subordinate ids"
-                    if sh(f"grep -c ^{user}: /etc/subuid || :") != "0"
-                    else ""
-                ),
-                {
-                    "python3 -IS -c pass": self.bare,
-                    "plash-run": "plash-run 1 true",
-                    "plash run": "plash run 1 true",
-                    "bwrap": f"bwrap --bind {root} / --dev-bind /dev /dev --proc /proc true",
-                    "charliecloud": f"ch-run {root} -- true",
-                    "proot": f"proot -r {root} -w / true",
-                },
-                user=user,
+                f"Start of a command, as an ordinary user {ids} subordinate ids", rows, user=user
             )
 
     def steps(self):
         """Where the time of one run goes."""
         shutil.copy(f"{ROOT}/bench/steps.py", f"{self.place}/libexec/plash/steps.py")
-        command, user = (
-            [self.python, "-SE", f"{self.place}/libexec/plash/steps.py"],
-            self.options["--user"],
-        )
+        command = [self.python, "-SE", f"{self.place}/libexec/plash/steps.py"]
         columns = {sh("id -un"): self.step_medians(command)}
-        if user:
-            columns["an ordinary user"] = self.step_medians(
+        for number, user in enumerate(self.users, 1):
+            columns[f"ordinary user {number}"] = self.step_medians(
                 ["runuser", "-u", user, "--", *command], self.environment(user)
             )
         self.say(
@@ -398,6 +396,43 @@ class Bench:
                 rounds=rounds,
                 prepare=prepare,
             )
+
+    def registry(self):
+        """An image of ten layers from a registry on loopback, and to it, where all of it is already."""
+        sys.path.insert(0, f"{ROOT}/tests")
+        import servers
+
+        place = Path(self.place) / "registry"
+        place.mkdir()
+        directories = "doc perl perl5 zoneinfo common-licenses locale bash-completion info keyrings"
+        env = {**os.environ, "PLASH_NO_SYNC": "1"}
+        with servers.registry(place) as address:
+            image = sh(f"plash pull:tarfile {self.debian}", env=env)
+            for name in directories.split():
+                code = f"mkdir -p /opt/{name}; cp -r /usr/share/. /opt/{name}"
+                image = sh(f"plash build {image} '{code}'", env=env)
+            sh(f"plash push:oci --tls-verify=false {image} {address}/ten:latest")
+            store = f"{self.place}/pulled"
+            forget = f"PLASH_DATA={store} plash purge --yes; {self.podman} rmi -af; rm -rf {self.place}/copy"
+            self.table(
+                "pull of an image of ten layers from a registry on loopback",
+                {
+                    "podman pull": f"{self.podman} pull -q --tls-verify=false {address}/ten",
+                    "plash pull:oci": f"env PLASH_DATA={store} plash pull:oci --tls-verify=false {address}/ten",
+                    "skopeo copy to files": f"skopeo copy -q --src-tls-verify=false docker://{address}/ten dir:{self.place}/copy",
+                },
+                rounds=3,
+                prepare=forget,
+            )
+            sh(f"{self.podman} pull -q --tls-verify=false {address}/ten")
+            self.table(
+                "push of an image that the registry has",
+                {
+                    "podman push": f"{self.podman} push -q --tls-verify=false {address}/ten",
+                    "plash push:oci": f"plash push:oci --tls-verify=false {image} {address}/ten",
+                },
+            )
+            sh(f"{self.podman} rmi -af; plash rm --recursive 2")
 
     def layers(self):
         """Start against the number of layers."""
@@ -806,6 +841,7 @@ def main(options):
                 "lookups",
                 "build",
                 "containerfile",
+                "registry",
                 "layers",
                 "archives",
                 "images",
