@@ -7,12 +7,14 @@ import http.server
 import io
 import json
 import os
+import pty
 import tarfile
 import threading
 
 import corpus
 import pytest
 from conftest import kind_of_user, need_program
+from world import LIBEXEC
 
 pytest.importorskip("e2b_dockerfile_utils", reason="needs e2b-dockerfile-utils")
 
@@ -387,3 +389,35 @@ def test_the_same_comes_of_it_as_of_buildah(plash, image, name, tmp_path):
         ours[1].pop(gone, None)
     assert corpus.differences(ours[1], theirs[1]) == []
     plash("clean").ok()
+
+
+def test_a_terminal_shows_the_steps(plash, build, put):
+    put("file")
+    (plash.place / "file.txt").write_text(
+        "FROM base\nRUN echo one\nCOPY file /x\nRUN echo two; false\n"
+    )
+
+    def typed():
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.chdir(plash.place)
+            command = LIBEXEC / "plash-build:file"
+            os.execve(command, [command, "-f", "file.txt", "context"], plash.env)
+        output = b""
+        try:
+            while piece := os.read(fd, 4096):
+                output += piece
+        except OSError:
+            pass  # EIO: nobody has the terminal open any more
+        os.close(fd)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        return output.decode().splitlines()
+
+    failed = (
+        "plash build:file: file.txt:4: RUN echo two; false: the command failed with exit status 1"
+    )
+    end = ["4/4 RUN echo two; false", "two", failed]
+    steps = ["1/4 FROM base (remembered)", "2/4 RUN echo one", "one", "3/4 COPY file /x"]
+    assert typed() == steps + end
+    steps = [line + " (remembered)" for line in steps if line[:2] in ("2/", "3/")]
+    assert typed() == ["1/4 FROM base (remembered)", *steps, *end]
