@@ -28,7 +28,7 @@ def find(name: str) -> "str | None":
     Relative and empty entries of PATH, which mean the working directory, do not count.
     """
     # Not by shutil, which imports re and more: 7 ms for each import and export.
-    for directory in _absolute(os.environ.get("PATH", "")) or os.defpath.split(":"):
+    for directory in _absolute("PATH") or os.defpath.split(":"):
         path = f"{directory}/{name}"
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
@@ -47,14 +47,21 @@ def environment(as_caller: bool = False) -> "dict[str, str]":
         del clean["TMPDIR"]
     for name in PATHS:
         clean.pop(name, None)
-        entries = _absolute(os.environ.get(name, ""))
+        entries = _absolute(name)
         if entries:
             clean[name] = ":".join(entries)
     return {"PATH": os.defpath, **clean, "LC_ALL": "C"}
 
 
-def _absolute(paths):
-    return [entry for entry in paths.split(":") if entry.startswith("/")]
+def _absolute(variable):
+    """The absolute directories that one of PATHS lists.
+
+    A link such as /proc/self/cwd is resolved here, where it is not the helper's.
+    """
+    paths = os.environ.get(variable, "")
+    if variable == "LD_LIBRARY_PATH":
+        paths = paths.replace(";", ":")  # ld.so(8) takes both
+    return [os.path.realpath(entry) for entry in paths.split(":") if entry.startswith("/")]
 
 
 def start(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.Popen:

@@ -68,12 +68,19 @@ def trap(plash, image, tmp_path):
     return plash("stack", image, layer).id, ran
 
 
-@pytest.mark.parametrize("variable", ["PATH", "LD_LIBRARY_PATH"])
+@pytest.mark.parametrize(
+    "variable, value",
+    [
+        ("PATH", f".::{os.environ['PATH']}"),
+        ("LD_LIBRARY_PATH", ":."),
+        ("LD_LIBRARY_PATH", "/nothing;."),  # see ld.so(8)
+        ("LD_LIBRARY_PATH", "/proc/self/cwd"),
+    ],
+)
 @pytest.mark.parametrize("command", ["push:tarfile", "push:dir", "push:squashfs"])
-def test_no_helper_runs_the_images_code(plash, trap, variable, command):
+def test_no_helper_runs_the_images_code(plash, trap, variable, value, command):
     need_program("mksquashfs")
     number, ran = trap
-    value = ".::" + os.environ["PATH"] if variable == "PATH" else ":."
     # Started by its path, since env(1) would look for python3 in the working directory too.
     python = shutil.which("python3")
     words = [python, LIBEXEC / f"plash-{command}", number, "out.tar.gz"]
