@@ -328,6 +328,25 @@ def test_a_read_only_data_directory(plash, tmp_path):
     assert mark == "no" and "Read-only file system" in text
 
 
+def test_a_store_to_read_only(plash, image):
+    code = f"mount --bind data data && mount -o remount,bind,ro data && exec {DOCTOR}"
+    mark, text = Report(plash("sudo", "sh", "-c", code))["data directory"]
+    assert mark == "--" and "its images run, and none can be made" in text
+
+
+@pytest.mark.parametrize("answer", ["exit 1", "sleep 60", "echo 1"])
+def test_a_docker_daemon_that_does_not_answer(plash, tmp_path, answer):
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text(f"#!/bin/sh\n{answer.replace('sleep', 'exec sleep')}\n")
+    docker.chmod(0o755)
+    env = {"PATH": f"{docker.parent}:{plash.env['PATH']}"}
+    report = Report(plash("doctor", env=env))
+    assert report["docker"][0] == "ok"
+    found = report.get("docker daemon", ("", ""))[1].partition(":")[0]
+    assert found == {"exit 1": "there is none", "sleep 60": "no answer in 5 s"}.get(answer, "")
+
+
 def test_nested_in_plash(plash):
     need_system_python()
     image = plash("pull:host", "sh", "mount", "tar", "rm").id
