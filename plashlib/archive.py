@@ -5,6 +5,7 @@ which programs run.
 """
 
 import os
+import stat
 
 from plashlib import Error, ids, merged, namespaces, pipeline, programs, progress
 from plashlib.pipeline import BLOCK as BLOCK
@@ -160,10 +161,14 @@ def create(layers: "list[int]", target: int, compress: "list[str] | None" = None
     The same files give the same bytes. Returns warnings. Raises Error; BrokenPipeError where the
     reader has gone.
     """
+    pack = list(PACK)
+    if not compress and stat.S_ISFIFO(os.fstat(target).st_mode):
+        # A tar that reads less at once may end before it has read all that fills the last record.
+        pack.remove(AT_ONCE)
     with _list_of(layers) as names:
         return run_pipeline(
             "pack",
-            [[*PACK, "--sparse", *names.options], compress],
+            [[*pack, "--sparse", *names.options], compress],
             target=target,
             pass_fds=names.fds,
         )
