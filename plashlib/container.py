@@ -322,12 +322,24 @@ def _mount_overlay(image, mounted, own, lower, changes, options="", flags=0):
     directory, upper, work = changes
     if not os.path.isdir(f"{directory}/{upper}"):
         make_layer(image, f"{directory}/{upper}", f"/proc/self/fd/{own}")
-    elif namespaces.takes_writes(f"{directory}/{upper}"):
+    elif _is_in_use(f"{directory}/{upper}"):
         raise Error(f"{directory} is in use by another process")
     os.makedirs(f"{directory}/{work}", exist_ok=True)
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     namespaces.overlay(image.source(), mounted, lower, (fd, upper, work), options, flags)
     return f"{directory}/{upper}"
+
+
+def _is_in_use(upper):
+    """Whether another process has an overlay mounted that writes to the directory upper."""
+    import time
+
+    # The mounts of a process that has just ended may go a moment later.
+    for _ in range(20):
+        if not namespaces.takes_writes(upper):
+            return False
+        time.sleep(0.025)
+    return True
 
 
 def make_layer(image: store.Image, root: str, own: "str | None" = None) -> None:
