@@ -29,6 +29,7 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS = 0x01, 0x02
 # New system calls have one number on all architectures (since Linux 5.2).
 SYS_CLONE3, SYS_OPENAT2, SYS_MOUNT_SETATTR = 435, 437, 442
+NS_GET_OWNER_UID = 0xB704
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_READ = 23
 PR_SET_CHILD_SUBREAPER = 36
@@ -261,6 +262,21 @@ def mapped(kind: str) -> int:
     """How many ids this process's user namespace maps; kind is "uid" or "gid"."""
     with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
         return sum(int(line.split()[2]) for line in file)
+
+
+def owner(file: str) -> int:
+    """The uid of the process that made a user namespace; file is /proc/PID/ns/user (ioctl_ns(2)).
+
+    Raises OSError.
+    """
+    import fcntl
+
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        uid = fcntl.ioctl(fd, NS_GET_OWNER_UID, bytes(4))
+    finally:
+        os.close(fd)
+    return int.from_bytes(uid, sys.byteorder)
 
 
 def private_mounts() -> None:

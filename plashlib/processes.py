@@ -81,7 +81,7 @@ def image_users(data: str) -> "dict[str, set[int]]":
     image if it has an overlay mounted whose source is the image's directory, by whatever path.
     """
     using: dict[str, set[int]] = {}
-    for pid, source, _ in overlays():
+    for pid, source, _ in overlays(os.stat(data).st_uid):
         directory = _in_store(os.fsdecode(source), data)
         while directory.strip("/"):
             using.setdefault(directory, set()).add(pid)
@@ -107,24 +107,28 @@ def _in_store(source, data):
     return f"{data}/layer/0/{ids}" if same else ""
 
 
-def overlays() -> "Iterator[tuple[int, bytes, bytes]]":
+def overlays(owner: int) -> "Iterator[tuple[int, bytes, bytes]]":
     """The overlays that processes have mounted: the pid, the source, the line of mountinfo.
 
-    Other users' processes, and what they mount, have no effect. /proc/PID/mountinfo can be read
-    from outside the process's mount namespace.
+    Only processes that may use images of owner, the uid of the store's owner: what others mount
+    has no effect. /proc/PID/mountinfo can be read from outside the process's mount namespace.
     """
     uids, namespace = _our_uids(), os.readlink("/proc/self/ns/user")
     real_root = uids == [(0, 0xFFFFFFFF)]
+    creators = [(0, 1), *_uids(owner)] if real_root else []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             uid = os.stat(f"/proc/{pid}").st_uid
-            if not any(first <= uid < first + count for first, count in uids):
+            if not _is_in(uid, uids):
                 continue
+            # What root sees may be of any user namespace. That of another user can mount an
+            # overlay, and give it the name of any image as its source.
+            its_namespace = f"/proc/{pid}/ns/user"
+            if real_root and os.readlink(its_namespace) != namespace:
+                if not _is_in(namespaces.owner(its_namespace), creators):
+                    continue
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 lines = [line for line in file if b" - overlay " in line]
-            # Root's images are used by root's own user namespace; others can only name them.
-            if lines and real_root and os.readlink(f"/proc/{pid}/ns/user") != namespace:
-                lines = []
         except OSError:
             continue
         for line in lines:
@@ -139,9 +143,18 @@ def _our_uids():
     own = os.geteuid()
     if own == 0:
         return [(0, namespaces.mapped("uid"))]
+    return [(0, 1), *_uids(own)]
+
+
+def _uids(user):
+    """A user's uid and subordinate ones, as pairs of first id and count."""
     from plashlib import ids
 
-    return [(0, 1), (own, 1), *ids.subordinate("/etc/subuid", own)]
+    return [(user, 1), *ids.subordinate("/etc/subuid", user)]
+
+
+def _is_in(uid, ranges):
+    return any(first <= uid < first + count for first, count in ranges)
 
 
 class Observer:

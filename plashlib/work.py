@@ -112,6 +112,7 @@ def garbage(closed: "list[str] | None" = None) -> "Iterator[str]":
     A line on each entry that can't be opened is added to closed: nobody knows whose that is.
     """
     directory = store.path() + "/tmp"
+    owner = os.stat(store.path()).st_uid
     names = [name for name in os.listdir(directory) if not processes.marks_live_process(name)]
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # maybe a fifo
     for start in range(0, len(names), BATCH):
@@ -131,7 +132,7 @@ def garbage(closed: "list[str] | None" = None) -> "Iterator[str]":
             if not locks.try_lock(locked[name]):
                 os.close(locked.pop(name))
         # Look at mounts only now: a process mounts before it drops its lock.
-        mounted = b"".join(line for _, _, line in processes.overlays())
+        mounted = b"".join(line for _, _, line in processes.overlays(owner))
         for name in locked:
             if os.fsencode(f"/tmp/{name}/") not in mounted:
                 yield f"{directory}/{name}"

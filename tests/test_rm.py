@@ -1,8 +1,11 @@
 """rm: an image goes with its children and names, unless it is in use."""
 
 import os
+import subprocess
 
-from world import make_directory
+import pytest
+from requirements import need_program
+from world import LIBEXEC, make_directory
 
 
 def test_rm_takes_the_children_and_their_names_along(plash, image):
@@ -38,3 +41,40 @@ def test_rm_refuses_an_image_in_use(plash, image):
         assert "in use" in plash("purge", "--yes").error
         run.stdin.close()
     plash("rm", "--recursive", image).ok()
+
+
+def test_a_process_in_a_user_namespace_of_its_own_uses_images(plash, image):
+    """With a pid namespace and /proc of its own, too."""
+    need_program("unshare")
+    words = ["unshare", "-Urpf", "--mount-proc", "--kill-child", LIBEXEC / "plash-run", image]
+    with subprocess.Popen(
+        [*words, "sh", "-c", "echo up; exec cat"],
+        env=plash.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as run:
+        run.stdout.readline()
+        assert "in use by process" in plash("rm", image).error
+        run.stdin.close()
+    plash("rm", image).ok()
+
+
+@pytest.mark.only_for("root")
+def test_root_sees_who_uses_the_images_of_a_user(plash, image):
+    """What uses them is the user's user namespace. In root's own store, that has no effect."""
+    need_program("unshare", "setpriv")
+    user = 12345
+    source = f"{plash('nodepath', image).out.strip()}@1:1"
+    code = (
+        "mount -t tmpfs t /mnt; mkdir /mnt/a /mnt/b; "
+        f"mount -t overlay '{source}' /mnt -o lowerdir=/mnt/a:/mnt/b; echo up; exec cat"
+    )
+    words = ["setpriv", f"--reuid={user}", "--clear-groups", "unshare", "-Urm", "sh", "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=plash.env, cwd="/", stdin=pipe, stdout=pipe) as run:
+        run.stdout.readline()
+        os.chown(plash.data, user, 0)
+        assert f"in use by process {run.pid}" in plash("rm", image).error
+        os.chown(plash.data, 0, 0)
+        plash("rm", image).ok()
+        run.stdin.close()
