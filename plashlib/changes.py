@@ -31,6 +31,11 @@ def claim(directory: str, image: store.Image) -> None:
         raise Error(f"{directory} holds changes of image {owner}, not of {image.id}")
 
 
+def is_claimed(directory: str) -> bool:
+    """Whether a directory, which is not empty, keeps changes of an image. Raises OSError."""
+    return {"data", IMAGE, "work"} == set(os.listdir(directory)) or _is_older(directory)
+
+
 def _write(file, image):
     with open(file, "w", encoding="utf-8") as opened:
         opened.write(image.id + "\n")

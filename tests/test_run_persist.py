@@ -12,6 +12,9 @@ def test_persist_keeps_changes(plash, image, tmp_path):
     assert plash("run:persist", image, kept, "sh", "-c", "cat /one; ls /etc/group").out == "1\n"
     assert plash("run", image, "ls", "/one").status == 2
     assert sorted(os.listdir(kept)) == ["data", "image", "work"]
+    assert plash("stack", image, kept).error == (
+        f"plash stack: {kept} holds the changes of run:persist (stack {kept}/data)"
+    )
     number = plash("stack", image, kept / "data").id
     assert plash("run", number, "cat", "/one").out == "1\n"
 
