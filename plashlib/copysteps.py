@@ -63,6 +63,8 @@ def copy(build, state, instruction) -> None:
     what = Copy(where, flags)
     keys, heredocs = [], {f"<<{each.name}": each for each in instruction.heredocs}
     exclude = sources.matcher(flags["exclude"])
+    if "checksum" in flags and (len(given) > 1 or not URL.match(given[0])):
+        raise Error("--checksum is for one URL")
     image = (
         build.image_of(state, build.words.one(flags["from"], variables))
         if flags.get("from")
@@ -89,8 +91,6 @@ def copy(build, state, instruction) -> None:
             keys.append([text, key])
         if len(what.parts) > 1 and not slash:
             raise Error(f"with several sources, {target} has to end with /")
-        if "checksum" in flags and not any(map(URL.match, given)):
-            raise Error("--checksum is for URLs")
         described = json.dumps([where, flags, keys], sort_keys=True)
         argv = ["build:file", instruction.name, described, state.id]
         config = state.config

@@ -21,6 +21,7 @@ SAME = {
     "readonly": "ro",
 }
 SWITCHES = {"rw", "ro", "required"}
+SHARING = "shared", "private", "locked"
 AGENT = "/run/buildkit/ssh_agent.0"
 
 
@@ -77,8 +78,12 @@ def parse(text: str, expand) -> Mount:
         raise Error("uid, gid and mode of --mount are numbers") from None
     if kind in ("bind", "cache", "tmpfs") and not mount.target:
         raise Error(f"--mount=type={kind} needs a target")
-    if kind == "cache" and not mount.id:
-        mount.id = os.path.normpath(mount.target)
+    if kind == "cache":
+        mount.id = mount.id or os.path.normpath(mount.target)
+        if given.get("sharing", "shared") not in SHARING:
+            raise Error(f"sharing of --mount is {', '.join(SHARING[:2])} or {SHARING[2]}")
+        if mount.source and not mount.from_image:
+            raise Error("source of --mount=type=cache needs from")
     if kind == "secret":
         mount.id = mount.id or os.path.basename(mount.target)
         if not mount.id:
@@ -86,6 +91,8 @@ def parse(text: str, expand) -> Mount:
         if not mount.target and not mount.env:
             mount.target = "/run/secrets/" + mount.id
     if kind == "ssh":
+        if mount.owner() != (0, 0, 0o600):
+            raise Error("the agent's socket keeps its owner and its mode")
         mount.target = mount.target or AGENT
         socket = os.environ.get("SSH_AUTH_SOCK", "")
         if not os.path.exists(socket):
@@ -111,7 +118,7 @@ class Mounted:
 
     def __enter__(self):
         # Of two builds with the same caches, one waits for the other: locked in one order.
-        names = sorted({each.id for each in self.mounts if each.type == "cache"})
+        names = sorted({_cache_name(each) for each in self.mounts if each.type == "cache"})
         self._caches = {name: self._open_cache(name) for name in names}
         if self.mounts:
             namespaces.private_mounts()
@@ -143,13 +150,9 @@ class Mounted:
 
     def _bind(self, mount, path):
         if mount.image is not None:
-            image = store.image(mount.image, allow_empty=True)
-            os.mkdir(path)
-            container.mount(image, path)
-            tree = sources.Tree(path)
-            source = tree.find(mount.source or ".")[0].path
+            tree, source = _mount_image(mount, path)
             os.close(tree.fd)
-            path = f"{path}/{source}".rstrip("/")
+            path = f"{path}/{source.path}".rstrip("/")
         else:
             tree, source = mount.tree
             self._copy_context(tree, source, path)
@@ -186,11 +189,28 @@ class Mounted:
         return changes + "/merged"
 
     def _cache(self, mount, path):
-        path = self._caches[mount.id]
-        if not os.path.isdir(path):
-            os.mkdir(path)
-            _own(path, *mount.owner())
-        self._add(path, mount, mount.given.get("ro") == "true")
+        cache = self._caches[_cache_name(mount)]
+        if not os.path.isdir(cache):
+            import shutil
+
+            # Complete or not there, also after a kill.
+            shutil.rmtree(cache + ".new", ignore_errors=True)
+            if mount.image is not None:
+                self._copy_image(mount, path, cache + ".new")
+            else:
+                os.mkdir(cache + ".new")
+                _own(cache + ".new", *mount.owner())
+            os.rename(cache + ".new", cache)
+        self._add(cache, mount, mount.given.get("ro") == "true")
+
+    def _copy_image(self, mount, path, target):
+        from plashlib import copying
+
+        tree, source = _mount_image(mount, path)
+        if not source.is_directory():
+            raise Error(f"{mount.source} is not a directory")
+        copying.Copier(None).copy(tree, source, target)
+        os.close(tree.fd)
 
     def _tmpfs(self, mount, path):
         os.mkdir(path)
@@ -220,6 +240,19 @@ class Mounted:
         if mount.source:
             self._add(mount.source, mount, False)
             self.variables.append(f"SSH_AUTH_SOCK={mount.target}")
+
+
+def _cache_name(mount):
+    """What a cache is found by: with from, it begins as a copy, and is one for each original."""
+    return "\0".join([mount.id, mount.image, mount.source]) if mount.image else mount.id
+
+
+def _mount_image(mount, path):
+    """Mount the image of a mount at path; returns its Tree and the Source in it."""
+    os.mkdir(path)
+    container.mount(store.image(mount.image, allow_empty=True), path)
+    tree = sources.Tree(path)
+    return tree, tree.find(mount.source or ".")[0]
 
 
 def _own(path, uid, gid, mode):

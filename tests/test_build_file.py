@@ -268,6 +268,18 @@ def test_run_mounts(plash, build, put):
     plash("clean").ok()
 
 
+def test_a_cache_begins_as_a_copy_of_an_image(plash, build):
+    text = (
+        "FROM base AS first\nRUN mkdir /d && echo given >/d/file\nFROM base\n"
+        "RUN --mount=type=cache,target=/c,from=first,source=/d cp /c/file /1 && echo more >>/c/file\n"
+        "RUN --mount=type=cache,target=/c,from=first,source=/d cp /c/file /2\n"
+        "RUN --mount=type=cache,target=/c ls /c >/3\n"
+    )
+    made = build(text).id
+    assert shown(plash, made, "cat", "/1", "/2", "/3") == "given\ngiven\nmore\n"
+    plash("clean").ok()
+
+
 def test_a_secret_that_is_required_and_one_that_is_not(plash, build):
     text = "FROM base\nRUN --mount=type=secret,id=no ls /run/secrets/no || echo none >/none\n"
     assert shown(plash, build(text).id, "cat", "/none") == "none\n"
@@ -309,6 +321,11 @@ def test_parents_and_exclude(plash, build):
             "FROM base\nRUN --security=insecure true\n",
             "2: RUN --security=insecure true: --security",
         ),
+        ("FROM base\nRUN --mount=type=cache,target=/c,sharing=x true\n", "sharing of --mount is"),
+        ("FROM base\nRUN --mount=type=cache,target=/c,source=/x true\n", "needs from"),
+        ("FROM base\nRUN --mount=type=ssh,uid=1 true\n", "the agent's socket keeps its owner"),
+        ("FROM base\nRUN --device=x true\n", "2: RUN --device=x true: there is no flag --device"),
+        ("FROM base\nADD --checksum=sha256:0 http://[::1]/a b /c/\n", "is for one URL"),
         ("FROM base\nCOPY --nonsense a b\n", "2: COPY --nonsense a b: there is no flag --nonsense"),
         ("FROM base\n\nCOPY missing /\n", "3: COPY missing /: missing: No such file"),
         ("FROM base\nNONSENSE\n", "2: unknown instruction: NONSENSE"),
