@@ -123,7 +123,7 @@ def test_runs_leave_nothing(plash, image):
     before = seen()
     for _ in range(50):
         plash("run", image, "true").ok()
-    assert seen() == before
+    wait_for(lambda: seen() == before)
 
 
 def test_rm_returns_before_the_files_are_deleted(plash, image):
