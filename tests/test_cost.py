@@ -105,7 +105,7 @@ def test_a_layer_more_costs_four_system_calls(plash, image):
 def test_runs_leave_nothing(plash, image):
     def seen():
         # Other users mount and unmount meanwhile.
-        with open("/proc/self/mountinfo") as file:
+        with open("/proc/self/mountinfo", errors="replace") as file:
             mounts = [line for line in file if str(plash.place) in line]
         return (
             mounts,
@@ -115,7 +115,7 @@ def test_runs_leave_nothing(plash, image):
 
     def in_store(pid):
         try:
-            with open(f"/proc/{pid}/mountinfo") as file:
+            with open(f"/proc/{pid}/mountinfo", errors="replace") as file:
                 return str(plash.data) in file.read()
         except OSError:
             return False

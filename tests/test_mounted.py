@@ -44,7 +44,7 @@ def test_commands_work_inside_sudo(plash, image):
 
 def test_a_process_in_sudo_or_mounted_counts_as_a_user(plash, image):
     with plash.start("mounted", image, "cat") as run:
-        wait_for(lambda: "/layer/0/" in open(f"/proc/{run.pid}/mountinfo").read())
+        wait_for(lambda: "/layer/0/" in open(f"/proc/{run.pid}/mountinfo", errors="replace").read())
         assert "in use" in plash("rm", "-r", image).error
         run.stdin.close()
 

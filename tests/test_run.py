@@ -269,7 +269,7 @@ def test_mountinfo_names_the_image(plash, image):
         wait_for(
             lambda: (
                 f" overlay {plash.data}/layer/0/{image}@"
-                in open(f"/proc/{run.pid}/mountinfo").read()
+                in open(f"/proc/{run.pid}/mountinfo", errors="replace").read()
             )
         )
         run.stdin.close()
