@@ -95,8 +95,9 @@ class Bench:
         medians = {name: statistics.median(each) for name, each in times.items()}
         for name, each in times.items():
             low, _, high = statistics.quantiles(each, n=4)
+            cell = name.replace("|", "\\|")
             self.say(
-                f"| {name} | {show(medians[name])} | {show((high - low) / 2)} |"
+                f"| {cell} | {show(medians[name])} | {show((high - low) / 2)} |"
                 f" {medians[name] / next(iter(medians.values())):.2f} | {peaks[name] / 1024:.0f} MiB |"
             )
         if missing:
@@ -245,6 +246,12 @@ class Bench:
             f" {self.rounds} rounds. plash {first('plash version').split()[-1]}, Python {sh(self.python + ' -V').split()[1]}.\n"
         )
         self.say("; ".join(f"{name}: {first(command)}" for name, command in PEERS.items()) + ".")
+        driver = first(f"{self.podman} info --format '{{{{.Store.GraphDriverName}}}}'")
+        self.say(
+            f"\npodman keeps images by its storage driver {driver}, and runs with\n`{PODMAN}`;\n"
+            f"dockerd with `{DOCKERD}`, and `docker run --network=host` with runc,\n"
+            "its default; buildah with `--isolation=chroot`, without a runtime."
+        )
 
     def start(self):
         root = f"{self.place}/root"

@@ -3,10 +3,23 @@
 import math
 from xml.sax.saxutils import escape
 
-COLOURS = ("#2266aa", "#cc5522", "#228855", "#8844aa")
+COLOURS = {"light": ("#2266aa", "#bb4411", "#117744"), "dark": ("#66aaee", "#ee8855", "#55bb88")}
+LINE_HEIGHT = 16
+
+
+def _colours(name):
+    return "".join(
+        f"text.c{number},rect.c{number}{{fill:{colour}}}polyline.c{number}{{stroke:{colour}}}"
+        for number, colour in enumerate(COLOURS[name])
+    )
+
+
+# A label has an edge in the colour of the page, lest a line of the grid runs through it.
 STYLE = (
-    "<style>text{font:13px sans-serif;fill:#222}.t{font-weight:bold}.g{stroke:#ccc}"
-    "@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}}</style>"
+    "<style>text{font:13px sans-serif;fill:#222}.t{font-weight:bold}.g{stroke:#ccc}rect{fill:#999}"
+    f".v{{paint-order:stroke;stroke:#fff;stroke-width:4px}}{_colours('light')}"
+    "@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}"
+    f".v{{stroke:#0d1117}}{_colours('dark')}}}</style>"
 )
 
 
@@ -27,12 +40,12 @@ def bars(title, values):
         if n <= high
     ]
     for number, (name, value) in enumerate(values.items()):
-        y = 38 + height * number
+        y, own = 38 + height * number, ' class="c0"'
         body.append(
             f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
             f'<rect x="{left}" y="{y}" width="{x(value) - left:.0f}" height="{height - 6}"'
-            f' fill="{COLOURS[0] if name.startswith("plash") else "#999999"}"/>'
-            f'<text x="{x(value) + 6:.0f}" y="{y + 13}">{value / first:.1f}</text>'
+            f"{own if name.startswith('plash') else ''}/>"
+            f'<text class="v" x="{x(value) + 6:.0f}" y="{y + 13}">{value / first:.1f}</text>'
         )
     return _svg(title, left + width + 60, 66 + height * len(values), body)
 
@@ -63,12 +76,15 @@ def lines(title, label, series):
             body.append(
                 f'<text x="{x:.0f}" y="{top + height + 18}" text-anchor="middle">{number}</text>'
             )
-    for (name, line), colour in zip(series.items(), COLOURS):
+    colours = {name: number for number, name in enumerate(series)}
+    below = 0.0  # the lowest label so far
+    for name, line in sorted(series.items(), key=lambda each: -each[1][-1][1]):
         path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
         x, y = place(*line[-1])
+        y = below = max(y, below + LINE_HEIGHT)
         body.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
-            f'<text x="{x + 6:.0f}" y="{y + 4:.0f}" style="fill:{colour}">{escape(name)}</text>'
+            f'<polyline class="c{colours[name]}" points="{path}" fill="none" stroke-width="2"/>'
+            f'<text class="v c{colours[name]}" x="{x + 6:.0f}" y="{y + 4:.0f}">{escape(name)}</text>'
         )
     body.append(
         f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">{escape(label)}</text>'
