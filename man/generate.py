@@ -109,12 +109,16 @@ def stdout(header):
 
 
 def see_also(name, header):
-    """The pages of the commands that the text speaks of."""
+    """The pages of the commands that the text speaks of, and of those in its group."""
     named = {
         word
         for word in re.findall(r"plash\s([a-z]+(?::[a-z]+)?)", header.text)
         if (LIBEXEC / f"plash-{word}").exists()
     }
+    own = docs.group(header, LIBEXEC / f"plash-{name}")
+    for file in LIBEXEC.glob("plash-*"):
+        if docs.group(docs.header(file), file) == own:
+            named.add(file.name.partition("-")[2])
     return literal(
         ", ".join(["plash(1)", *(f"plash-{word}(1)" for word in sorted(named - {name}))])
     )

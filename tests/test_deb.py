@@ -39,6 +39,7 @@ def test_what_is_in_it(plash, package):
         "/usr/bin/plash-run -> ",
         "/usr/libexec/plash/plashlib/store.py\n",
         "/usr/share/man/man1/plash-pull:lxc.1.gz\n",
+        "/usr/share/doc/plash/docs/tutorial.md\n",
     ):
         assert f" .{path}" in listed
     assert ".pyc" not in listed and "docopt.py" not in listed

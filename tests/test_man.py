@@ -71,7 +71,9 @@ def test_a_page_says_all_that_the_text_says(pages, command):
 def test_code_is_bold_and_leads_to_other_pages(pages):
     page = (pages / "man1/plash-do.1").read_text()
     assert r"\fBplash recall COMMAND ARG ...\fP" in page and "`" not in page
-    assert "\n       plash(1), plash-cache(1), plash-recall(1)\n" in shown(pages, "plash-do")
+    assert "\n       plash(1), plash-cache(1), plash-check(1), plash-recall(1)\n" in shown(
+        pages, "plash-do"
+    )
 
 
 def test_markup_in_a_text_is_text(pages):
