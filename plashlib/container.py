@@ -317,7 +317,8 @@ def _on_disk():
 def _mount_overlay(image, mounted, own, lower, changes, options="", flags=0):
     """Mount the descriptors lower, with the directories of changes on top, which may be missing.
 
-    own is the descriptor of the image's own layer. Returns the upper directory's path.
+    own is the descriptor of the image's own layer. Returns the upper directory's path. Raises
+    Error, OSError; EINVAL if the store's own filesystem cannot hold changes.
     """
     directory, upper, work = changes
     if not os.path.isdir(f"{directory}/{upper}"):
@@ -326,7 +327,15 @@ def _mount_overlay(image, mounted, own, lower, changes, options="", flags=0):
         raise Error(f"{directory} is in use by another process")
     os.makedirs(f"{directory}/{work}", exist_ok=True)
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
-    namespaces.overlay(image.source(), mounted, lower, (fd, upper, work), options, flags)
+    try:
+        namespaces.overlay(image.source(), mounted, lower, (fd, upper, work), options, flags)
+    except OSError as error:
+        if error.errno != errno.EINVAL or directory in (store.path(), store.path() + "/mnt"):
+            raise
+        raise Error(
+            f"{directory} cannot keep changes: its filesystem takes no overlay"
+            " (ext4, xfs, btrfs and tmpfs do)"
+        ) from None
     return f"{directory}/{upper}"
 
 
@@ -385,6 +394,7 @@ def change_directory(view: View) -> None:
             os.chdir("/")
             os.chdir(view.directory)
         except OSError as error:
-            raise Error(f"cannot change to {view.directory}: {error.strerror}") from None
+            where = view.directory or "''"
+            raise Error(f"cannot change to {where}: {error.strerror}") from None
     elif not view.working_directory.change() and not view.working_directory.change(HOST):
         os.chdir("/")

@@ -307,7 +307,8 @@ def overlay(
 
     Layers are named by descriptor because mount(2) takes one page of options: as numbers in
     /proc/self/fd, 500 of them fit, whatever characters the paths have. The working directory
-    is /proc/self/fd afterwards. Raises OSError.
+    is /proc/self/fd afterwards. Raises OSError; EINVAL if the filesystem of changes cannot
+    hold them.
     """
     target = os.path.abspath(target)
     joined = ["userxattr", "index=off", "lowerdir=" + ":".join(map(str, layers))]
@@ -319,8 +320,14 @@ def overlay(
     os.chdir("/proc/self/fd")
     try:
         mount(source, target, "overlay", flags | (0 if changes else MS_RDONLY), ",".join(joined))
+        if changes and os.statvfs(target).f_flag & MS_RDONLY:
+            # The filesystem of the upper directory lacks something, which the kernel only logs.
+            unmount(target)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     except OSError as error:
-        raise OSError(error.errno, error.strerror + SEE_DOCTOR, target) from None
+        # The target is often plash's own, and would mean nothing to the user.
+        why = error.strerror + SEE_DOCTOR
+        raise OSError(error.errno, why, "cannot mount the image") from None
 
 
 def takes_writes(directory: str) -> bool:

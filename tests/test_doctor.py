@@ -420,7 +420,7 @@ def test_a_kernel_without_overlay_is_told_by_run(plash, image):
     words[-1] = words[-1].replace(str(DOCTOR), f"{LIBEXEC}/plash-run {image} true")
     assert (
         plash("sudo", *words).error
-        == f"plash run: {plash.data}/mnt: No such device (see plash doctor)"
+        == "plash run: cannot mount the image: No such device (see plash doctor)"
     )
 
 

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+from requirements import need, need_program
 from world import LIBEXEC, wait_for
 
 
@@ -71,6 +73,39 @@ def test_persist_again_after_a_kill(plash, image, tmp_path):
     run.kill()
     run.wait()
     assert plash("run:persist", image, tmp_path / "kept", "cat", "/one").out == "1\n"
+
+
+def test_a_filesystem_that_can_not_hold_changes(plash, image):
+    """A directory on an overlay is refused as the upper one of another."""
+    for name in "lower", "upper", "work", "mnt", "at":
+        (plash.place / name).mkdir()
+    for command in f"run:persist {image} mnt/new true", f"mount {image} at mnt/new":
+        code = (
+            "mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work none mnt &&"
+            f" exec {LIBEXEC}/plash-{command}"
+        )
+        assert plash("sudo", "sh", "-c", code).error == (
+            f"plash {command.split()[0]}: {plash.place}/mnt/new cannot keep changes:"
+            " its filesystem takes no overlay (ext4, xfs, btrfs and tmpfs do)"
+        )
+
+
+@pytest.mark.only_for("subids", "plain")
+def test_a_fuse_filesystem_is_no_place_for_changes(plash, image):
+    """The kernel mounts read-only what it cannot write to, and says nothing."""
+    need_program("fuse-overlayfs", "fusermount3")
+    need(os.access("/dev/fuse", os.R_OK | os.W_OK), "/dev/fuse for all")
+    for name in "lower", "upper", "work", "mnt":
+        (plash.place / name).mkdir()
+    options = "lowerdir=lower,upperdir=upper,workdir=work"
+    plash.run(["fuse-overlayfs", "-o", options, "mnt"]).ok()
+    try:
+        assert plash("run:persist", image, "mnt/new", "touch", "/x").error == (
+            f"plash run:persist: {plash.place}/mnt/new cannot keep changes:"
+            " its filesystem takes no overlay (ext4, xfs, btrfs and tmpfs do)"
+        )
+    finally:
+        plash.run(["fusermount3", "-u", "-z", "mnt"]).ok()
 
 
 def test_a_directory_of_something_else_is_refused(plash, image):
