@@ -12,7 +12,7 @@ from plashlib import Error, headers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import BinaryIO, NoReturn
 
 FAILED, USAGE, CANNOT_EXECUTE, NOT_FOUND = 1, 2, 126, 127
 
@@ -161,10 +161,35 @@ def _escaped(character: str) -> str:
     return repr(character)[1:-1]
 
 
+def binary_stdin() -> "BinaryIO":
+    """stdin, unbuffered, for bytes. Raises OSError if it is closed."""
+    try:
+        os.read(0, 0)
+    except OSError as error:
+        error.filename = "stdin"
+        raise
+    return open(0, "rb", buffering=0, closefd=False)
+
+
+def binary_stdout() -> "BinaryIO":
+    """stdout, unbuffered, for bytes. Raises OSError if it is closed."""
+    try:
+        os.write(1, b"")
+    except OSError as error:
+        error.filename = "stdout"
+        raise
+    return open(1, "wb", buffering=0, closefd=False)
+
+
 def explain(error: BaseException) -> str:
     """The one line that describes an exception to the user."""
-    if isinstance(error, FileNotFoundError) and str(error.filename).startswith("/proc/self/"):
-        return "/proc is not mounted here, and plash needs it"
+    if isinstance(error, FileNotFoundError):
+        if str(error.filename).startswith("/proc/self/"):
+            return "/proc is not mounted here, and plash needs it"
+        if error.filename is None and _working_directory_has_gone():
+            return "the working directory has gone"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"{error.strerror} (`ulimit -Hn` is {os.sysconf('SC_OPEN_MAX')})"
     if isinstance(error, OSError) and error.strerror:
         names = [
             os.fsdecode(each)
@@ -175,6 +200,14 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (Error, OSError)):
         return str(error)
     return f"internal error: {type(error).__name__}: {error} (PLASH_DEBUG=1 shows where)"
+
+
+def _working_directory_has_gone():
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _fail(kind, error, trace):

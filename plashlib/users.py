@@ -5,6 +5,7 @@ import os
 from plashlib import Error, ids, namespaces
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
+HIGHEST_ID = (1 << 32) - 2  # -1 means "unchanged" to setresuid(2)
 
 
 class User:
@@ -24,9 +25,9 @@ def find(text: str, read) -> User:
     who, colon, group = text.partition(":")
     entry = _entry(read(PASSWD), who)
     if entry:
-        user = User(int(entry[2]), int(entry[3]), [], entry[0], entry[5] or "/")
+        user = User(_number(entry[2]), _number(entry[3]), [], entry[0], entry[5] or "/")
     elif who.isascii() and who.isdigit():
-        user = User(int(who), 0, [])
+        user = User(_number(who), 0, [])
     else:
         raise Error(f"the image has no user {who!r} in {PASSWD}")
     groups = read(GROUP)
@@ -34,7 +35,7 @@ def find(text: str, read) -> User:
         found = _entry(groups, group, 3)
         if not found and not (group.isascii() and group.isdigit()):
             raise Error(f"the image has no group {group!r} in {GROUP}")
-        user.gid = int(found[2] if found else group)
+        user.gid = _number(found[2] if found else group)
     elif user.name:
         lines = [line.split(":") for line in (groups or "").splitlines()]
         user.groups = [
@@ -43,6 +44,13 @@ def find(text: str, read) -> User:
             if len(each) == 4 and user.name in each[3].split(",") and each[2].isdigit()
         ]
     return user
+
+
+def _number(text):
+    """The uid or gid that text is. Raises Error if there can be none."""
+    if not (text.isascii() and text.isdigit()) or int(text) > HIGHEST_ID:
+        raise Error(f"not a uid or gid: {text}")
+    return int(text)
 
 
 def _entry(text, who, fields=7):

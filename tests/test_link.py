@@ -195,6 +195,7 @@ def test_another_users_store(plash, image):
     [
         ("none", "none: No such file or directory"),
         ("text", "not a directory, nor a squashfs file: "),
+        ("fifo", "not a directory, nor a squashfs file: "),
         ("/", "or holds it"),
         ("data/layer/0/1", "is in this store already"),
         ("", ": No such file"),
@@ -202,6 +203,7 @@ def test_another_users_store(plash, image):
 )
 def test_what_can_not_be_linked(plash, image, what, error):
     (plash.place / "text").write_text("x")
+    os.mkfifo(plash.place / "fifo")
     before = plash.snapshot()
     assert error in plash("link", what).error
     assert plash.snapshot() == before

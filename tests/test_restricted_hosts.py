@@ -207,6 +207,11 @@ def test_few_open_files(plash, image):
     plash.run([*limited, LIBEXEC / "plash-build", image, "touch /x"]).ok()
     plash.run([*limited, LIBEXEC / "plash-push:tarfile", image, "x.tar"]).ok()
     plash.run([*limited, LIBEXEC / "plash-diff", image]).ok()
+    limited[-1] = limited[-1].replace("-Sn 30", "-n 24")
+    for command in ["run", "true"], ["build", "true"], ["push:tarfile"], ["diff"]:
+        done = plash.run([*limited, LIBEXEC / f"plash-{command[0]}", image, *command[1:]])
+        assert done.error == f"plash {command[0]}: Too many open files (`ulimit -Hn` is 24)"
+    plash("clean").ok()
 
 
 def test_a_limit_of_file_sizes_is_named(plash, image):

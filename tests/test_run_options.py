@@ -257,6 +257,9 @@ def test_users_that_the_image_lacks(plash, users):
     assert plash("build", "-u", "app:none", users, "true").error == (
         "plash build: the image has no group 'none' in /etc/group"
     )
+    for user in "4294967295", "99999999999999999999", "0:4294967295":
+        done = plash("run", "-u", user, users, "true")
+        assert done.error == f"plash run: not a uid or gid: {user.split(':')[-1]}"
 
 
 @pytest.mark.only_for("subids")

@@ -240,6 +240,26 @@ def test_a_stdout_that_takes_nothing_is_an_error(plash, command, redirection, wh
     )
 
 
+def test_an_archive_from_or_to_what_is_closed(plash):
+    (plash.place / "layer").mkdir()
+    plash("stack", "0", plash.place / "layer").ok()
+    for command, redirection, name in (
+        ("push:tarfile", "1 >&-", "stdout"),
+        ("push:tarfile", "1 - >&-", "stdout"),
+        ("pull:tarfile", "<&-", "stdin"),
+    ):
+        assert output(plash, command, redirection) == (
+            1,
+            f"plash {command}: {name}: Bad file descriptor\n",
+        )
+
+
+def test_a_working_directory_that_has_gone(plash):
+    code = f"mkdir gone; cd gone; rmdir ../gone; exec {LIBEXEC}/plash-build:file ."
+    done = plash.run(["bash", "-c", code])
+    assert done.error == "plash build:file: the working directory has gone"
+
+
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_a_stderr_that_takes_nothing_changes_no_status(plash, redirection):
     assert output(plash, "id 1", redirection) == (1, "")
