@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, CANNOT_EXECUTE, NOT_FOUND = 1, 2, 126, 127
 
+# What to do about errors that say too little by themselves.
+REMEDIES = {
+    errno.EAGAIN: " (too many processes: see `ulimit -u`)",
+    errno.ENOLCK: " (let PLASH_DATA name a directory on another filesystem)",
+}
+
 name = os.path.basename(sys.argv[0]).replace("-", " ", 1)
 
 
@@ -188,18 +194,33 @@ def explain(error: BaseException) -> str:
             return "/proc is not mounted here, and plash needs it"
         if error.filename is None and _working_directory_has_gone():
             return "the working directory has gone"
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        return f"{error.strerror} (`ulimit -Hn` is {os.sysconf('SC_OPEN_MAX')})"
     if isinstance(error, OSError) and error.strerror:
+        if error.errno == errno.EMFILE:
+            return f"{error.strerror} (`ulimit -Hn` is {os.sysconf('SC_OPEN_MAX')})"
         names = [
             os.fsdecode(each)
             for each in (error.filename, error.filename2)
             if isinstance(each, (str, bytes))
         ]
-        return ": ".join([*([" -> ".join(names)] if names else []), error.strerror])
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            names = [*dict.fromkeys(map(_outside_of_store, names))]
+        remedy = "" if names == ["stdout"] else REMEDIES.get(error.errno or 0, "")
+        return ": ".join([*([" -> ".join(names)] if names else []), error.strerror]) + remedy
     if isinstance(error, (Error, OSError)):
         return str(error)
     return f"internal error: {type(error).__name__}: {error} (PLASH_DEBUG=1 shows where)"
+
+
+def _outside_of_store(path):
+    """The path; the data directory in words, if the path is of what only plash names there."""
+    from plashlib import datadir
+
+    try:
+        data = datadir.location()
+    except Error:
+        return path
+    own = any(path.startswith(f"{data}/{part}/") for part in ("tmp", "layer"))
+    return f"the data directory {data}" if own else path
 
 
 def _working_directory_has_gone():

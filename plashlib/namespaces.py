@@ -356,13 +356,13 @@ def pivot(old: str) -> bool:
     The old root filesystem is then at the path old below it. pivot_root(2) copies no mounts and
     lets the process make user namespaces of its own; where the old root is no mount point
     (in a chroot, in an initramfs) a recursive bind and chroot(2) do. Returns whether the
-    mounts of the old root are the very ones, rather than copies. Raises OSError.
+    mounts of the old root are the very ones, rather than copies. Raises Error, OSError.
     """
     try:
         call("pivot_root", b".", os.fsencode(old), path=old)
     except OSError as error:
         if error.errno != errno.EINVAL:
-            raise
+            raise Error(f"cannot change the root filesystem: {reason(error)}") from None
         if old != ".":
             mount("/", old, flags=MS_BIND | MS_REC)
         os.chroot(".")

@@ -214,6 +214,34 @@ def test_few_open_files(plash, image):
     plash("clean").ok()
 
 
+@pytest.mark.only_for("root", "plain")  # strace keeps newuidmap from mapping more ids
+@pytest.mark.parametrize(
+    "inject, why",
+    [
+        ("?mkdir,mkdirat:error=ENOSPC", "the data directory {}: No space left on device"),
+        ("?mkdir,mkdirat:error=EDQUOT", "the data directory {}: Disk quota exceeded"),
+        ("?rename,renameat,renameat2:error=EIO", "the data directory {}: Input/output error"),
+        (
+            "flock:error=ENOLCK",
+            "No locks available (let PLASH_DATA name a directory on another filesystem)",
+        ),
+        (
+            "?fork,?vfork,clone,clone3:error=EAGAIN",
+            "rm: Resource temporarily unavailable (too many processes: see `ulimit -u`)",
+        ),
+        (
+            "pivot_root:error=EPERM",
+            "cannot change the root filesystem: Operation not permitted (see plash doctor)",
+        ),
+    ],
+)
+def test_an_error_names_nothing_of_plashs_own(plash, image, inject, why):
+    # Root of one id: mapping more takes processes, of which there are none in one case.
+    done = strace(plash, inject, "build", image, "touch /x", env={"PATH": "/usr/bin:/bin"})
+    assert done.error == "plash build: " + why.format(plash.data)
+    plash("clean").ok()
+
+
 def test_a_limit_of_file_sizes_is_named(plash, image):
     words = ["sh", "-c", 'ulimit -f 1; exec "$0" "$@"', LIBEXEC / "plash-push:tarfile"]
     assert "File size limit exceeded" in plash.run([*words, image, "x.tar"]).error
