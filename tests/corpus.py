@@ -2,8 +2,12 @@
 
 By hand: `python tests/corpus.py DIRECTORY DEBIAN.tar [NAME ...]` as root builds all of them with
 plash, buildah, and docker, as BuildKit and as the builder before that, and prints what differs.
+Those of REAL are built only if they are named: they have packages of Debian, PyPI and npm, which
+come from where this host has them from. What their images print is compared too.
 """
 
+import fnmatch
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +17,19 @@ import sys
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "containerfiles"
-NAMES = sorted(path.name for path in CORPUS.iterdir() if path.is_dir())
+# Those of the kinds that people have, and the packages of Debian in their bases.
+REAL = {
+    "apt-user": [],
+    "go-scratch": ["golang-go"],
+    "node-stages": ["nodejs", "npm"],
+    "web-python": ["python3-venv"],
+}
+NAMES = sorted({path.name for path in CORPUS.iterdir() if path.is_dir()} - set(REAL))
+# What differs between two builds by one builder: logs, times and process ids in files.
+CHANGING = (
+    *("var/log/*", "var/cache/ldconfig/aux-cache", "var/cache/debconf/*", "var/lib/dpkg/*-old"),
+    *("etc/*-", "etc/ld.so.cache", "*/node_modules/.package-lock.json", "tmp/node-compile-cache"),
+)
 # What the peers here don't know, or leave to chance: of the tree and of the configuration.
 SETTINGS = (
     *("Env", "WorkingDir", "User", "Entrypoint", "Cmd", "Labels", "ExposedPorts", "Volumes"),
@@ -31,6 +47,8 @@ def tree(root):
             content = ""
             if stat.S_ISREG(status.st_mode):
                 content = Path(path).read_bytes()
+                if len(content) > 4096:
+                    content = hashlib.sha256(content).hexdigest()
             elif stat.S_ISLNK(status.st_mode):
                 content = os.readlink(path)
             mode = 0 if stat.S_ISLNK(status.st_mode) else stat.S_IMODE(status.st_mode)
@@ -80,7 +98,7 @@ def differences(ours, theirs):
     """Lines on what differs of two trees, or of two configurations."""
     found = []
     for name in sorted({*ours, *theirs}):
-        if name in POINTS:
+        if name in POINTS or any(fnmatch.fnmatch(name, each) for each in CHANGING):
             continue
         if ours.get(name) != theirs.get(name):
             found.append(f"{name}: {_short(ours.get(name))} | {_short(theirs.get(name))}")
@@ -102,6 +120,32 @@ def context(name, place):
     return copy
 
 
+# Lets programs of an image reach the servers that this host's do.
+REACH = r"""
+set -e
+rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
+for file in /host/etc/apt/sources.list /host/etc/apt/sources.list.d/*.list \
+    /host/etc/apt/sources.list.d/*.sources; do
+    [ ! -e "$file" ] || cp "$file" "${file#/host}"
+done
+echo "$ACQUIRE" >/etc/apt/apt.conf.d/90host
+for file in /etc/pip.conf /etc/npmrc; do [ ! -e "/host$file" ] || cp "/host$file" "$file"; done
+apt-get -qq update
+apt-get -qq -y install --no-install-recommends ca-certificates "$@"
+cp -L /host/etc/ssl/certs/ca-certificates.crt /etc/ssl/certs
+apt-get clean
+rm -rf /var/lib/apt/lists/*
+"""
+PROXIES = [name for name in ("http_proxy", "https_proxy", "no_proxy") if os.environ.get(name)]
+
+
+def with_packages(plash, image, packages):
+    """An image that has these packages of Debian, and can get more."""
+    acquire = "ACQUIRE=" + run(["apt-config", "dump", "Acquire"])
+    options = ["--keep-tmp", "-w", "/", "-e", acquire, "-e", "DEBIAN_FRONTEND=noninteractive"]
+    return plash("cache", "build", *options, image, "sh", "-c", REACH, "sh", *packages)
+
+
 class Buildah:
     """buildah with a store of its own in the directory place."""
 
@@ -119,7 +163,7 @@ class Buildah:
         self(
             *("bud", "--runtime=runc", "--network=host", "--isolation=chroot", "--layers=false"),
             *("--tls-verify=false", "--format=docker", "--tag", name),
-            *(f"--build-arg=BASE={base}", ONBUILD, *secrets(name)),
+            *(f"--build-arg=BASE={base}", *arguments(name)),
             context(name, self.place),
         )
         self("push", name, f"oci:{layout}:x")
@@ -130,14 +174,16 @@ class Buildah:
         subprocess.run(["umount", self.place / "buildah/overlay"], capture_output=True)
 
 
-def secrets(name):
-    """The options that give a build of one of the corpus its secrets."""
-    return [f"--secret=id=token,src={CORPUS}/{name}/.secret"] if name == "mounts" else []
+def arguments(name):
+    """The options that give a build of one of the corpus its secrets and arguments."""
+    if name in REAL:
+        return [f"--build-arg={each}={os.environ[each]}" for each in PROXIES]
+    return [ONBUILD, *([f"--secret=id=token,src={CORPUS}/mounts/.secret"] * (name == "mounts"))]
 
 
 def by_plash(plash, name, base, place):
     """Build with plash, which is a function that runs a command and returns what it prints."""
-    given = [f"--build-arg=BASE={base}", ONBUILD, *secrets(name)]
+    given = [f"--build-arg=BASE={base}", *arguments(name)]
     image = plash("build:file", *given, str(context(name, Path(place))))
     plash("push:oci", image, f"oci:{place}/layout-plash:x")
     return image, f"{place}/layout-plash"
@@ -164,19 +210,31 @@ def main(place, debian, names):
         engines.docker(place / "docker") as docker,
     ):
         docker.words = ["/usr/bin/docker"]
-        base = f"{address}/base:latest"
-        image = plash("pull:tarfile", debian)
-        image = plash("config", '--cmd=["bash"]', image)
-        plash("push:oci", "--tls-verify=false", image, base)
-        plash("map", "base", plash("pull:oci", "--tls-verify=false", base))
-        buildah("pull", "--tls-verify=false", base)
-        docker("pull", "--quiet", base)
+        plain = plash("config", '--cmd=["bash"]', plash("pull:tarfile", debian))
+        bases = {}
         for name in names:
-            results = {}
+            tag = name if name in REAL else "base"
+            if tag not in bases:
+                bases[tag] = f"{address}/{tag}:latest"
+                image = with_packages(plash, plain, REAL[name]) if name in REAL else plain
+                plash("push:oci", "--tls-verify=false", image, bases[tag])
+                plash("map", tag, plash("pull:oci", "--tls-verify=false", bases[tag]))
+                buildah("pull", "--tls-verify=false", bases[tag])
+                docker("pull", "--quiet", bases[tag])
+            results, base = {}, bases[tag]
             for who in "plash", "buildah", "buildkit", "docker":
                 try:
                     results[who] = unpacked(
-                        build(who, name, base, place, plash, buildah, docker), place
+                        build(
+                            who,
+                            name,
+                            tag if who == "plash" else base,
+                            place,
+                            plash,
+                            buildah,
+                            docker,
+                        ),
+                        place,
                     )
                 except RuntimeError as error:
                     print(f"{name}: {who} failed: {error}")
@@ -192,15 +250,32 @@ def main(place, debian, names):
                     for line in lines[:12]:
                         print(f"{name}: plash | {who}: {line}", flush=True)
             print(f"{name}: compared with {', '.join(list(results)[1:])}", flush=True)
+            if name in REAL:
+                image = plash("build:file", f"--build-arg=BASE={tag}", str(context(name, place)))
+                for who, output in printed(plash, image, f"{address}/made-{name}", docker, place):
+                    print(f"{name}: run by {who}: {output}", flush=True)
+
+
+def printed(plash, image, name, docker, place):
+    """What an image prints if plash, docker and podman run it, which get it from a registry."""
+    import engines
+
+    yield "plash", plash("run:image", image)
+    plash("push:oci", "--tls-verify=false", image, f"{name}:latest")
+    yield "docker", docker("run", "--rm", "--network=host", name)
+    with engines.podman(place / "podman") as podman:
+        podman("pull", "--quiet", "--tls-verify=false", name)
+        limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+        yield "podman", podman("run", "--rm", "--network=host", *limits, name)
 
 
 def build(who, name, base, place, plash, buildah, docker):
     """Build by one of the peers; returns the OCI layout."""
     layout = f"{place}/layout-{who}"
     directory = context(name, place)
-    given = [f"--build-arg=BASE={base}", ONBUILD, *secrets(name)]
+    given = [f"--build-arg=BASE={base}", *arguments(name)]
     if who == "plash":
-        return by_plash(plash, name, "base", place)[1]
+        return by_plash(plash, name, base, place)[1]
     if who == "buildah":
         return buildah.build(name, base)
     lines = (directory / "Containerfile").read_bytes().split(b"\n")
