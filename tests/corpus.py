@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "containerfiles"
@@ -28,7 +29,14 @@ NAMES = sorted({path.name for path in CORPUS.iterdir() if path.is_dir()} - set(R
 # What differs between two builds by one builder: logs, times and process ids in files.
 CHANGING = (
     *("var/log/*", "var/cache/ldconfig/aux-cache", "var/cache/debconf/*", "var/lib/dpkg/*-old"),
-    *("etc/*-", "etc/ld.so.cache", "*/node_modules/.package-lock.json", "tmp/node-compile-cache"),
+    *(
+        "var/cache/apt/*.bin",
+        "*.pyc",
+        "etc/*-",
+        "etc/ld.so.cache",
+        "*/node_modules/.package-lock.json",
+        "tmp/node-compile-cache",
+    ),
 )
 # What the peers here don't know, or leave to chance: of the tree and of the configuration.
 SETTINGS = (
@@ -64,11 +72,16 @@ ONBUILD = "--build-arg=ONBUILD_BASE=onbuild-base"
 IGNORED = {"io.buildah.version"}  # a label
 
 
-def unpacked(layout, place):
-    """The tree and the configuration of an image in an OCI layout, whose tag is x."""
+def unpacked(layout, place, original=None):
+    """The tree and the configuration of an image in an OCI layout, whose tag is x.
+
+    original is what skopeo(1) made the layout of: OCI has no Shell and no Healthcheck.
+    """
     bundle = place / "bundle"
     run(["umoci", "unpack", "--image", f"{layout}:x", bundle])
-    config = json.loads(run(["skopeo", "inspect", "--config", "--raw", f"oci:{layout}:x"]))
+    config = json.loads(
+        run(["skopeo", "inspect", "--config", "--raw", original or f"oci:{layout}:x"])
+    )
     found = tree(bundle / "rootfs")
     run(["rm", "-rf", bundle, layout])
     settings = {
@@ -213,7 +226,7 @@ def main(place, debian, names):
         plain = plash("config", '--cmd=["bash"]', plash("pull:tarfile", debian))
         bases = {}
         for name in names:
-            tag = name if name in REAL else "base"
+            tag = f"base-{name}" if name in REAL else "base"
             if tag not in bases:
                 bases[tag] = f"{address}/{tag}:latest"
                 image = with_packages(plash, plain, REAL[name]) if name in REAL else plain
@@ -223,19 +236,13 @@ def main(place, debian, names):
                 docker("pull", "--quiet", bases[tag])
             results, base = {}, bases[tag]
             for who in "plash", "buildah", "buildkit", "docker":
+                source = tag if who == "plash" else base
+                saved = (
+                    f"docker-archive:{place}/saved.tar" if who in ("buildkit", "docker") else None
+                )
                 try:
-                    results[who] = unpacked(
-                        build(
-                            who,
-                            name,
-                            tag if who == "plash" else base,
-                            place,
-                            plash,
-                            buildah,
-                            docker,
-                        ),
-                        place,
-                    )
+                    layout = build(who, name, source, place, plash, buildah, docker)
+                    results[who] = unpacked(layout, place, saved)
                 except RuntimeError as error:
                     print(f"{name}: {who} failed: {error}")
             if "plash" not in results:
@@ -263,7 +270,7 @@ def printed(plash, image, name, docker, place):
     yield "plash", plash("run:image", image)
     plash("push:oci", "--tls-verify=false", image, f"{name}:latest")
     yield "docker", docker("run", "--rm", "--network=host", name)
-    with engines.podman(place / "podman") as podman:
+    with engines.podman(tempfile.mkdtemp(dir=place)) as podman:
         podman("pull", "--quiet", "--tls-verify=false", name)
         limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
         yield "podman", podman("run", "--rm", "--network=host", *limits, name)
