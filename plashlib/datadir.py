@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EMPTY = "0"  # the id of the image without files, on which all others stand
 VERSION = "1"  # of the store's format: the first line of the file `format`
-PARTS = "index", "map", "cache", "recall", "tmp", f"layer/{EMPTY}/_data/root", "mnt"
+PARTS = "index", "map", "cache", "recall", "pidns", "tmp", f"layer/{EMPTY}/_data/root", "mnt"
 # No other user reaches the files in these: there may be setuid programs among them.
 PRIVATE = "layer", "tmp"
 

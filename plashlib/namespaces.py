@@ -246,6 +246,20 @@ def refused(kind: str, error: OSError) -> Error:
     return Error(f"cannot make a {kind} namespace: {why}")
 
 
+def pid_namespace(pid: "int | str" = "self") -> "int | None":
+    """The inode of a process's pid namespace, which names it; None if it can't be read."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def boot_id() -> str:
+    """What names this boot of the kernel (random(4)). Raises OSError."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+        return file.read().strip()
+
+
 def fork_into_pid_namespace() -> int:
     """fork(2), by clone3(2), of a process that is process 1 of a new pid namespace.
 

@@ -16,7 +16,7 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
 
 def mark(pid: "int | str") -> str:
     """A name for a process that no other process has, now or later. Raises OSError."""
-    return f"{pid}.{_status(pid)[2]}.{_pid_namespace('self')}.{_boot()}"
+    return f"{pid}.{_status(pid)[2]}.{namespaces.pid_namespace()}.{namespaces.boot_id()}"
 
 
 def marks_live_process(name: str) -> bool:
@@ -24,19 +24,22 @@ def marks_live_process(name: str) -> bool:
     if name.count(".") < 3:
         return False
     pid, start, namespace, boot = name.split(".")[:4]
-    if boot != _boot():
+    if boot != namespaces.boot_id():
         return False
-    if namespace == str(_pid_namespace("self")):
+    if namespace == str(namespaces.pid_namespace()):
         try:
             return _status(pid)[2] == start
         except OSError:
             return False
     # Whether another pid namespace is empty can be seen only from one above it.
-    if _pid_namespace("self") != INITIAL_PID_NAMESPACE:
+    if namespaces.pid_namespace() != INITIAL_PID_NAMESPACE:
         return True
-    return namespace in {
-        str(_pid_namespace(each)) for each in filter(str.isdigit, os.listdir("/proc"))
-    }
+    return namespace in _pid_namespaces()
+
+
+def _pid_namespaces():
+    """The pid namespaces of the processes that can be seen, as text."""
+    return {str(namespaces.pid_namespace(pid)) for pid in filter(str.isdigit, os.listdir("/proc"))}
 
 
 def ancestors() -> "list[str]":
@@ -62,16 +65,30 @@ def _status(pid):
     return fields[1], fields[3], fields[19]
 
 
-def _pid_namespace(pid):
-    try:
-        return os.stat(f"/proc/{pid}/ns/pid").st_ino
-    except OSError:
-        return None
+def hidden_users(data: str) -> bool:
+    """Whether processes that can't be seen from here may use images of the store at data.
+
+    Those are of pid namespaces that used images since the kernel was started (pidns/ has them),
+    and are not below this one.
+    """
+    if namespaces.pid_namespace() == INITIAL_PID_NAMESPACE:
+        return False
+    boot, seen = namespaces.boot_id(), _pid_namespaces()
+    entries = [entry.partition(".") for entry in os.listdir(data + "/pidns")]
+    return any(namespace not in seen for namespace, _, its in entries if its == boot)
 
 
-def _boot():
-    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        return file.read().strip()
+def forget_pid_namespaces(data: str) -> None:
+    """Remove the pid namespaces that are known to be gone from pidns/ of the store at data."""
+    boot, seen = namespaces.boot_id(), _pid_namespaces()
+    see_all = namespaces.pid_namespace() == INITIAL_PID_NAMESPACE and _is_real_root(_our_uids())
+    for entry in os.listdir(data + "/pidns"):
+        namespace, _, its = entry.partition(".")
+        if its != boot or see_all and namespace not in seen:
+            try:
+                os.unlink(f"{data}/pidns/{entry}")
+            except OSError:
+                pass  # another command was faster, or it is none of plash's
 
 
 def image_users(data: str) -> "dict[str, set[int]]":
@@ -114,7 +131,7 @@ def overlays(owner: int) -> "Iterator[tuple[int, bytes, bytes]]":
     has no effect. /proc/PID/mountinfo can be read from outside the process's mount namespace.
     """
     uids, namespace = _our_uids(), os.readlink("/proc/self/ns/user")
-    real_root = uids == [(0, 0xFFFFFFFF)]
+    real_root = _is_real_root(uids)
     creators = [(0, 1), *_uids(owner)] if real_root else []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -144,6 +161,10 @@ def _our_uids():
     if own == 0:
         return [(0, namespaces.mapped("uid"))]
     return [(0, 1), *_uids(own)]
+
+
+def _is_real_root(uids):
+    return uids == [(0, 0xFFFFFFFF)]
 
 
 def _uids(user):

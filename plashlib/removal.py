@@ -43,7 +43,10 @@ def remove(
 
 def _removable(images, observer, used):
     """Those of the Images that may be removed by remove()'s rule for images in use."""
-    using = observer.image_users() if used != "remove" else {}
+    using = {}
+    if used != "remove":
+        using = observer.image_users()
+        refuse_hidden_users("" if used == "keep" else ", or use --force")
     for image in images:
         if used == "refuse" and image.path in using:
             raise in_use(f"image {image.id}", using[image.path])
@@ -51,6 +54,15 @@ def _removable(images, observer, used):
         if mounted:
             raise Error(f"image {image.id} has a mount at {mounted[0]} (unmount it first)")
     return [image for image in images if image.path not in using]
+
+
+def refuse_hidden_users(remedy: str) -> None:
+    """Raise Error if processes of other pid namespaces may use images, unseen from this one."""
+    if processes.hidden_users(store.path()):
+        raise Error(
+            "images were used outside of this pid namespace, where processes can't be seen"
+            f" (remove them there{remedy})"
+        )
 
 
 def _put_back(removed, images):
@@ -66,13 +78,14 @@ def in_use(what: str, pids: "set[int]") -> Error:
 
 
 def forget_missing() -> None:
-    """Remove links to images that are missing, and those of recall/ whose process has ended."""
+    """Remove links to images that are missing, and what is known of processes that have ended."""
     lock = locks.lock(store.path() + "/index")
     _forget_missing_locked()
     os.close(lock)
     for entry in os.scandir(store.path() + "/recall"):
         if not processes.marks_live_process(entry.name):
             os.unlink(entry.path)
+    processes.forget_pid_namespaces(store.path())
 
 
 def _forget_missing_locked():

@@ -8,6 +8,7 @@
     map/NAME                  -> ../index/ID of the image with that name
     cache/SHA256              -> ../index/ID of the image that a command made
     recall/PROCESS            -> ../index/ID of the image that a process's children made last
+    pidns/PIDNS.BOOT          a pid namespace whose processes used an image, and the boot
     tmp/                      work in progress
     mnt/                      the mount point used in private mount namespaces
 
@@ -91,6 +92,7 @@ class Image:
 
         opened: "list[int | str]" = []
         mark_used(self.id)
+        _note_pid_namespace()
         namespaces.allow_open_files(self.depth())
         try:
             node = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
@@ -121,6 +123,17 @@ def mark_used(image_id: str) -> None:
         os.utime(f"{path()}/index/{image_id}", follow_symlinks=False)
     except OSError:
         pass  # it is gone, or another user's store
+
+
+def _note_pid_namespace():
+    """Note that processes of this pid namespace use the store, for processes.hidden_users()."""
+    from plashlib import namespaces
+
+    try:
+        name = f"{namespaces.pid_namespace()}.{namespaces.boot_id()}"
+        os.close(os.open(f"{path()}/pidns/{name}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError:
+        pass  # known already, no /proc, or another user's store
 
 
 def last_used(image_id: str) -> float:

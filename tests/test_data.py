@@ -15,6 +15,7 @@ def test_init_makes_the_store_as_documented(plash):
         "layer",
         "map",
         "mnt",
+        "pidns",
         "recall",
         "tmp",
     ]

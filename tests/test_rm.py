@@ -59,6 +59,37 @@ def test_a_process_in_a_user_namespace_of_its_own_uses_images(plash, image):
     plash("rm", image).ok()
 
 
+def test_rm_refuses_in_a_pid_namespace_what_may_be_used_outside_of_it(plash, image):
+    need_program("unshare")
+
+    def inside(code):
+        words = ["unshare", "-Urpf", "--mount-proc", "--kill-child", "sh", "-euc", code]
+        return plash.run(words, env={"PATH": f"{LIBEXEC}:{os.environ['PATH']}"})
+
+    used = "images were used outside of this pid namespace, where processes can't be seen"
+    with plash.start("run", image, "sh", "-c", "echo up; exec cat") as run:
+        run.stdout.readline()
+        for command in f"rm {image}", "purge --yes", "shrink":
+            remedy = "" if command == "shrink" else ", or use --force"
+            error = f"plash {command.split()[0]}: {used} (remove them there{remedy})"
+            assert inside(f"plash-{command}").error == error
+        run.stdin.close()
+    assert plash("id", image).id == image
+    inside(f"plash-rm --force {image}").ok()
+    plash("clean").ok()  # the namespace ended, and with it what deleted the files
+
+
+def test_rm_in_a_pid_namespace_in_which_all_users_of_the_store_are(plash, host_tar):
+    need_program("unshare")
+    code = f'id=$(plash-pull:tarfile {host_tar}) && plash-run "$id" true && plash-rm "$id"'
+    words = ["unshare", "-Urpf", "--mount-proc", "--kill-child", "sh", "-euc", code]
+    plash.run(words, env={"PATH": f"{LIBEXEC}:{os.environ['PATH']}"}).ok()
+    assert os.listdir(plash.data / "index") == ["0"]
+    (plash.data / "pidns/4026532000.another-boot").touch()
+    plash("clean").ok()
+    assert len(os.listdir(plash.data / "pidns")) == (0 if os.getuid() == 0 else 1)
+
+
 @pytest.mark.only_for("root")
 def test_root_sees_who_uses_the_images_of_a_user(plash, image):
     """What uses them is the user's user namespace. In root's own store, that has no effect."""

@@ -148,7 +148,8 @@ class Plash:
         """All that is in the store, to tell whether a failure changed it."""
         self.leftovers()
         listed = self("sudo", "find", self.data, "-printf", "%P %y %s %l\n").ok().out
-        return sorted(line for line in listed.splitlines() if not line.startswith("id_counter"))
+        grow = "id_counter", "pidns"
+        return sorted(line for line in listed.splitlines() if not line.startswith(grow))
 
     def leftovers(self):
         """What is in tmp/ once the files of removed images, which go in the background, are gone."""
