@@ -66,6 +66,20 @@ def shrink(store):
     return ["shrink"]
 
 
+def shrink_unused(store):
+    os.utime(f"{store.data}/index/{new_image(store)}", (1, 1), follow_symlinks=False)
+    return ["shrink", "--unused-for=30d"]
+
+
+def containerfile(store):
+    store.plash("map", "name-1", "1").ok()
+    context = new_directory(store)
+    with open(context + "/Containerfile", "w", encoding="utf-8") as file:
+        run = step(f"f{random.getrandbits(64):x}")
+        file.write(f"FROM name-1\nCOPY steps /steps/\nRUN {run}\nLABEL a=b\n")
+    return ["build:file", context]
+
+
 def clean(store):
     """There is garbage of all kinds."""
     data = store.plash.data
@@ -94,6 +108,9 @@ COMMANDS = {
     "config": lambda store: ["config", "--env=A=1", "1"],
     "cache": lambda store: ["cache", "build", "1", step(f"c{store.counter}")],
     "cache --refresh": lambda store: ["cache", "--refresh", "build", "1", step("refreshed")],
+    "build --keep-failed": lambda store: ["build", "--keep-failed", "1", "touch /kept; false"],
+    "build:file": containerfile,
+    "shrink --unused-for": shrink_unused,
     "shrink --to": lambda store: [*shrink(store), "--to=1"],
     "history": lambda store: ["history", new_image(store)],
     "diff": lambda store: ["diff", new_image(store)],
@@ -112,7 +129,18 @@ COMMANDS = {
 }
 
 
-MAKERS = "pull:tarfile", "pull:url", "pull:dir", "link", "config", "build", "stack", "check"
+STATUSES = {"build --keep-failed": 1}  # of commands that don't succeed
+MAKERS = (
+    "build:file",
+    "pull:tarfile",
+    "pull:url",
+    "pull:dir",
+    "link",
+    "config",
+    "build",
+    "stack",
+    "check",
+)
 
 
 def note_id(store, words, result):
