@@ -49,13 +49,17 @@ REFUSED = (
     *(".squashfs", ".sqfs", ".sfs", ".sif"),
 )
 
-# Blocks that tar reads and writes at once: 64 KiB, since its own 10 take half as long again.
-AT_ONCE = "--blocking-factor=128"
+# Blocks of 512 bytes that tar reads and writes at once, for its own 20 take half as long again.
+READ_AT_ONCE = "--blocking-factor=128"
+# A multiple of its own: a reader may end at the archive's last block, and not at ours.
+WRITTEN_AT_ONCE = "--blocking-factor=60"
+PIPE_SIZE = 1 << 20  # in bytes: what an ordinary user may have (pipe(7))
+F_SETPIPE_SZ = 1031  # fcntl(2); Python's module fcntl has it since 3.10
 EXTRACT = [
     "tar",
     "--extract",
     "--file=-",
-    AT_ONCE,
+    READ_AT_ONCE,
     "--preserve-permissions",
     "--numeric-owner",
     "--delay-directory-restore",
@@ -67,7 +71,7 @@ PACK = [
     "tar",
     "--create",
     "--file=-",
-    AT_ONCE,
+    WRITTEN_AT_ONCE,
     "--format=pax",
     # Later versions write the process's id into the archive.
     "--sparse-version=0.0",
@@ -152,26 +156,41 @@ def extractor() -> "list[str]":
     return [*EXTRACT, owners, *NO_OVERLAY]
 
 
-def create(layers: "list[int]", target: int, compress: "list[str] | None" = None) -> "list[str]":
+def create(layers: str, target: int, compress: "list[str] | None" = None) -> "list[str]":
     """Write what layers show together as a tar archive to the descriptor target.
 
-    layers    descriptors of their directories, the topmost first
+    layers    the directory that has them, as of export.mount_layers()
     compress  a program's argv
 
     The same files give the same bytes. Returns warnings. Raises Error; BrokenPipeError where the
     reader has gone.
     """
     pack = list(PACK)
-    if not compress and stat.S_ISFIFO(os.fstat(target).st_mode):
-        # A tar that reads less at once may end before it has read all that fills the last record.
-        pack.remove(AT_ONCE)
+    if not compress and stat.S_ISFIFO(os.fstat(target).st_mode) and not _enlarge(target):
+        pack.remove(WRITTEN_AT_ONCE)
     with _list_of(layers) as names:
         return run_pipeline(
             "pack",
             [[*pack, "--sparse", *names.options], compress],
             target=target,
-            pass_fds=names.fds,
+            layers=layers,
+            pass_fds=[names.fd],
         )
+
+
+def _enlarge(pipe):
+    """Make a pipe hold more; returns whether it can.
+
+    tar, as the reader, ends with the record that holds the archive's last block. If what follows
+    that in the writer's longer one still waits for room then, the writer gets SIGPIPE.
+    """
+    import fcntl
+
+    try:
+        fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError:
+        return False  # the user has many pipes
+    return True
 
 
 def copy(source: str, target: str) -> "list[str]":
@@ -195,14 +214,15 @@ def copy_root(source: str, target: str) -> "list[str]":
     return [*ids.lost(), *lines, *_remove_whiteouts(target)]
 
 
-def copy_layers(layers: "list[int]", target: str) -> "list[str]":
+def copy_layers(layers: str, target: str) -> "list[str]":
     """Copy what layers show together, as create(), into the empty directory target; as copy()."""
     with _list_of(layers) as names:
         return run_pipeline(
             "copy",
             [[*PACK, "--sparse", *names.options], [*EXTRACT, "--same-owner"]],
             extract_to=target,
-            pass_fds=names.fds,
+            layers=layers,
+            pass_fds=[names.fd],
         )
 
 
@@ -212,27 +232,39 @@ class _list_of:
     def __init__(self, layers):
         import threading
 
-        self._reader, self._writer = os.pipe()
+        self.fd, self._writer = os.pipe()
         self._layers, self._failure = layers, None
-        self.fds = [*layers, self._reader]
-        self.options = [*NO_OVERLAY, "--no-recursion", f"--files-from=/proc/self/fd/{self._reader}"]
+        self.options = [
+            *NO_OVERLAY,
+            "--no-recursion",
+            # Both without the layer's number, with which a name begins here.
+            "--transform=flags=rh;s,^[0-9]*/,,",
+            "--pax-option=exthdr.name=./PaxHeaders/%f",
+            f"--files-from=/proc/self/fd/{self.fd}",
+        ]
         self._thread = threading.Thread(target=self._write)
 
     def _write(self):
+        roots = []
         try:
+            for number in range(len(os.listdir(self._layers))):
+                roots.append(os.open(f"{self._layers}/{number}", merged.ROOT))
             with open(self._writer, "wb") as file:
-                merged.write_list(self._layers, file)
+                merged.write_list(roots, file)
         except BrokenPipeError:
             pass  # tar ended early, and says why
         except OSError as error:
             self._failure = error
+        finally:
+            for root in roots:
+                os.close(root)
 
     def __enter__(self):
         self._thread.start()
         return self
 
     def __exit__(self, kind, *_):
-        os.close(self._reader)
+        os.close(self.fd)
         self._thread.join()
         if self._failure and not kind:
             raise self._failure

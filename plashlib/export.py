@@ -1,4 +1,4 @@
-"""An image's layers, held open while a command writes out what they show."""
+"""An image's layers, mounted while a command writes out what they show."""
 
 import os
 
@@ -8,10 +8,11 @@ from plashlib import container, ids, namespaces, store
 NAMES = "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"
 
 
-def open_layers(image: store.Image) -> "list[int]":
-    """Open an image's layers, the topmost first, as root of a user namespace; returns descriptors.
+def mount_layers(image: store.Image) -> str:
+    """Mount an image's layers side by side, as root of a user namespace.
 
-    The image counts as in use until this process ends. Raises Error, OSError.
+    Returns the directory in which the topmost one is 0, the next one 1, and so on. The image
+    counts as in use until this process ends. Raises Error, OSError.
     """
     ids.become_root()
     namespaces.private_mounts()
@@ -20,7 +21,12 @@ def open_layers(image: store.Image) -> "list[int]":
     # Its overlay shows other processes that the image is in use.
     os.mkdir(mounted + "/image")
     container.mount(image, mounted + "/image")
-    layers = container.open_layers(image, mounted)
+    layers = mounted + "/layers"
+    os.mkdir(layers)
+    for number, layer in enumerate(container.open_layers(image, mounted)):
+        os.mkdir(f"{layers}/{number}")
+        namespaces.mount(f"/proc/self/fd/{layer}", f"{layers}/{number}", flags=namespaces.MS_BIND)
+        os.close(layer)
     hide_names()
     return layers
 

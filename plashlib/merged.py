@@ -10,6 +10,7 @@ import os
 import stat
 
 OPAQUE, WHITEOUT = "user.overlay.opaque", "user.overlay.whiteout"
+ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)  # getxattr(2) of a file without the xattr
 
@@ -17,20 +18,18 @@ ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)  # getxattr(2) of a file without the 
 def write_list(roots: "list[int]", file) -> None:
     """Write the names that layers show together, for tar's options --files-from --no-recursion.
 
-    roots  descriptors of the layers' directories, the topmost first; tar has to inherit them
+    roots  descriptors of the layers' directories, the topmost first
     file   a binary file object
 
-    Names are in the order of tar's --sort=name. Raises OSError.
+    Each name begins with the layer's number in roots: 0/./etc/passwd. They are in the order of
+    tar's --sort=name. Raises OSError.
     """
     marks = [opaque_mark(root) == b"x" for root in roots]
-    current = None  # the layer that tar reads from
     left = [(b".", list(range(len(roots))), True)]
     while left:
         path, layers, is_directory = left.pop()
-        if layers[0] != current:
-            current = layers[0]
-            file.write(b"--directory=/proc/self/fd/%d\n" % roots[current])
-        file.write(path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n") + b"\n")
+        escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n")
+        file.write(b"%d/%b\n" % (layers[0], escaped))
         if is_directory:
             found = sorted(entries(roots, marks, path, layers).items(), reverse=True)
             left += [(path + b"/" + name, *entry) for name, entry in found if entry]

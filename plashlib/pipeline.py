@@ -91,6 +91,7 @@ def run_pipeline(
     create_from: "str | None" = None,
     extract_to: "str | None" = None,
     shown: "progress.Progress | None" = None,
+    layers: "str | None" = None,
     pass_fds: "tuple[int, ...] | list[int]" = (),
 ) -> "list[str]":
     """Run commands as a pipeline, from a Source to the descriptor target.
@@ -101,13 +102,14 @@ def run_pipeline(
     create_from  the directory that the first command, a tar, works in
     extract_to   that of the last command, a tar
     shown        a progress.Progress of the bytes read from source; None where none is to be seen
+    layers       a directory with layers by number, in which the first command, a tar, works; in
+                 what that says, files have their names in the layers
     pass_fds     descriptors that the commands inherit
 
     Returns warnings on what was left out. Raises Error where a command fails.
     """
-    return left_out(run(verb, commands, source, target, create_from, extract_to, shown, pass_fds))[
-        0
-    ]
+    lines = run(verb, commands, source, target, create_from, extract_to, shown, layers, pass_fds)
+    return left_out(lines)[0]
 
 
 def run(
@@ -118,6 +120,7 @@ def run(
     create_from=None,
     extract_to=None,
     shown=None,
+    layers=None,
     pass_fds=(),
 ):
     """Run commands as run_pipeline(); returns the lines that they wrote to stderr.
@@ -148,6 +151,7 @@ def run(
                         stdin=stdin,
                         stdout=output if is_last else subprocess.PIPE,
                         stderr=complaints,
+                        cwd=layers or "/",
                         pass_fds=[*directories, *pass_fds],
                     )
                 except FileNotFoundError as error:
@@ -173,10 +177,18 @@ def run(
         for file in complaints, printed:
             file.seek(0)
             lines += file.read().decode(errors="surrogateescape").splitlines()
+        if layers:
+            lines = [_in_layer(line) for line in lines]
     if target is not None and processes[-1].returncode == -signal.SIGPIPE:
         raise BrokenPipeError
     _raise_failure(verb, processes, lines)
     return lines
+
+
+def _in_layer(line):
+    """What tar says of the file NUMBER/./NAME, with its NAME alone."""
+    number, slash, rest = line.removeprefix("tar: ").partition("/")
+    return f"tar: {rest}" if slash and number.isdigit() else line
 
 
 def _stdin(source):
