@@ -27,6 +27,7 @@ __all__ = ["EMPTY", "exists", "init", "is_image", "location", "path"]
 
 # The kernel's OVL_MAX_STACK, so many lower layers one overlay can have, less plash's own one.
 MAX_LAYERS = 500 - 1
+PATH_MAX = 4096  # of path_resolution(7), in bytes, the NUL at the end among them
 # Files beside an image's layer. An image has these from its parent, unless it is given its own:
 # the variables of its processes, with NUL between them, its OCI configuration, and the owners
 # that were not kept, by emulate.Watch.
@@ -296,8 +297,9 @@ def discard(link: str, directory: str) -> None:
     for remove, name in [*files, *rest]:
         try:
             remove(name)
-        except FileNotFoundError:
-            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
 
 
 def durable() -> bool:
@@ -311,6 +313,12 @@ def require_room(parent: Image) -> None:
         raise Error(
             f"image {parent.id} has {MAX_LAYERS} layers, the most that the kernel mounts"
             " (push and pull it to make them one)"
+        )
+    below = os.path.getsize(path() + "/id_counter") + 1
+    if len(os.fsencode(f"{parent.path}/{below}/_data/{DESCRIPTOR}")) >= PATH_MAX:
+        raise Error(
+            f"image {parent.id} has {parent.depth()} layers, and the path of one more would be"
+            " longer than a path can be (push and pull it to make them one)"
         )
 
 

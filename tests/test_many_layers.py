@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from world import make_directory
 
 pytestmark = pytest.mark.slow
 
@@ -55,3 +56,32 @@ def test_the_last_layer_that_the_kernel_takes(plash, tower, tmp_path):
     plash("push:tarfile", last, "flat.tar").ok()
     flat = plash("pull:tarfile", "flat.tar").id
     assert plash("run", flat, "cat", "/last").out == "last\n"
+
+
+def test_ids_so_long_that_a_path_can_not_name_one_more_layer(plash, image):
+    """Ids of eight digits: some 440 layers."""
+    number, node, relative = 12345678, plash.data / f"layer/0/{image}", f"../layer/0/{image}"
+    os.truncate(plash.data / "id_counter", number)
+    while len(f"{node}/{number}/_data/descriptor.json") < 4096 - 3 * len("/12345678"):
+        node, relative = node / str(number), f"{relative}/{number}"
+        (node / "_data/root").mkdir(parents=True)
+        os.symlink(relative, plash.data / f"index/{number}")
+        number += 1
+    os.truncate(plash.data / "id_counter", number - 1)
+    top = str(number - 1)
+    for turn in range(9):
+        made = plash("stack", top, make_directory(plash.place / f"d{turn}"))
+        if made.status:
+            break
+        top = made.id
+    assert turn in (2, 3)
+    assert f"image {top} has " in made.error and "longer than a path can be" in made.error
+    assert os.path.exists(plash.place / f"d{turn}/file")
+    assert plash("run", top, "cat", "/file").out == "x\n"
+    assert plash("clean").ok().err == ""
+    assert plash("history", top).ok().out.startswith(top)
+    plash("rm", top).ok()
+    plash("shrink").ok()
+    plash("rm", "--recursive", image).ok()
+    assert plash("clean").ok().err == ""
+    assert os.listdir(plash.data / "index") == ["0"]
