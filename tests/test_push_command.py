@@ -65,6 +65,19 @@ def test_other_files_are_not_replaced(plash, image, command):
     assert "push:command" in (plash.place / "bin/cat").read_text()
 
 
+def test_a_program_that_the_image_lacks_is_told(plash, image):
+    env = {"PATH": f"{plash.place}/bin:{os.environ['PATH']}"}
+    argv = ("push:command", f"--dir={plash.place}/bin", image, "cat", "nosuch", "/bin/sh", "/etc")
+    lines = plash(*argv, env=env).ok().err.splitlines()
+    assert [line for line in lines if "has no program" in line] == [
+        f"plash push:command: image {image} has no program '{name}' now"
+        for name in ("nosuch", "/etc")
+    ]
+    child = plash("build", image, "mkdir /opt; cp /bin/true /opt/mine").id
+    with_path = plash("config", "--env=PATH=/opt:/bin", child).id
+    assert plash(*argv[:2], with_path, "mine", env=env).ok().err == ""
+
+
 def test_a_hidden_program_is_told(plash, image):
     path = f"{plash.place}/bin:{plash.env['PATH']}"
     done = plash("push:command", f"--dir={plash.place}/bin", image, "cat", env={"PATH": path}).ok()
