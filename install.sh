@@ -35,7 +35,7 @@ where() {
     if python_with "$1" "$interpreter" >/dev/null; then
         echo "of the system"
     elif [ -e "$root/libexec/plash/$1" ] || [ -e "$root/libexec/plash/$1.py" ]; then
-        echo "bundled before"
+        echo "bundled already"
     fi
 }
 
@@ -82,7 +82,9 @@ uninstall() {
     need_writable "$root/bin"
     printf '%s\n' "$list" | while IFS= read -r path; do rm -f "$root/$path"; done
     rm -rf "$root/libexec/plash/plashlib/__pycache__" "$root/libexec/plash/__pycache__"
-    find "$root/libexec/plash" -depth -type d -empty -delete
+    for directory in libexec/plash share/doc/plash; do
+        [ ! -d "$root/$directory" ] || find "$root/$directory" -depth -type d -empty -delete
+    done
     echo "removed plash from $root"
 }
 
@@ -159,8 +161,8 @@ install() {
     cp -R plashlib "$private"
     find "$private/plashlib" -name __pycache__ -prune -exec rm -rf {} +
     [ ! -d "$temporary/bundle" ] || cp -R "$temporary/bundle"/. "$private"
-    [ "$docopt" != "bundled before" ] || cp -R "$root"/libexec/plash/docopt* "$private"
-    [ "$parser" != "bundled before" ] || cp -R "$root"/libexec/plash/e2b_dockerfile_utils* "$private"
+    [ "$docopt" != "bundled already" ] || cp -R "$root"/libexec/plash/docopt* "$private"
+    [ "$parser" != "bundled already" ] || cp -R "$root"/libexec/plash/e2b_dockerfile_utils* "$private"
     "$interpreter" -W ignore -m compileall -q -s "$new" -p "$PREFIX" "$private" >/dev/null
     cp completions/plash.bash "$new/share/bash-completion/completions/plash"
     cp completions/_plash "$new/share/zsh/site-functions"

@@ -4,6 +4,7 @@ They have no name before they are whole, where the filesystem allows that: O_TMP
 """
 
 import contextlib
+import errno
 import os
 
 from plashlib import processes
@@ -12,13 +13,17 @@ MODE = 0o7777  # the bits of a mode that chmod(2) sets
 
 
 @contextlib.contextmanager
-def whole_file(file: str, sync: bool = True):
+def whole_file(file: str, sync: bool = True, executable: bool = False):
     """Open a file to write to that is there whole, or not at all, when the `with` statement ends.
 
-    A file that it replaces keeps its mode. With sync, it and its name are on the disk then. What is
-    no regular file, such as a device or a pipe, is written to as it is.
+    A file that it replaces keeps its mode, but for the bits that make it executable. With sync, it
+    and its name are on the disk then. What is no regular file, such as a device or a pipe, is
+    written to as it is. Raises OSError.
     """
     processes.exit_on_signals()
+    if not os.path.basename(file):
+        code = errno.EISDIR if file else errno.ENOENT
+        raise OSError(code, os.strerror(code), file)
     if os.path.exists(file) and not os.path.isfile(file):
         with open(file, "wb") as opened:
             yield opened
@@ -36,6 +41,10 @@ def whole_file(file: str, sync: bool = True):
             yield opened
             opened.flush()
             _take_mode(opened.fileno(), parent, name)
+            if executable:
+                # For all who may read it.
+                mode = os.fstat(opened.fileno()).st_mode & MODE
+                os.fchmod(opened.fileno(), mode | (mode & 0o444) >> 2)
             if sync:
                 os.fsync(opened.fileno())
             if not has_name:

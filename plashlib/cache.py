@@ -71,6 +71,9 @@ def printed(argv: "list[str]", stdin: "bytes | None" = None) -> str:
 
     Exits with its status if it fails. Raises Error if what it prints is not the id of an image.
     """
+    command = docs.find(argv[0])
+    if command and not docs.header(command).may_print_id():
+        raise Error(f"`plash {argv[0]}` prints no id of an image; there is nothing to remember")
     reader, writer = os.pipe()
 
     def run():
@@ -211,7 +214,7 @@ def saved() -> str:
             return image_id
         raise Error(
             f"image {image_id}, the session's last, was removed;"
-            " begin again with one such as `plash do pull:lxc`"
+            " begin again with one such as `plash do pull:lxc alpine:edge`"
         )
     raise Error(
         "the session has no image yet; begin with one such as `plash do pull:lxc alpine:edge`"

@@ -72,7 +72,10 @@ def _docopt(header: headers.Header, arguments: "list[str]", roles: "list[str]") 
     try:
         import docopt
     except ImportError:
-        usage_error(usage, "(and the Python package docopt, which reads options, is not installed)")
+        raise Error(
+            "options need the Python package docopt, which is not installed (`make install`"
+            " of plash bundles it)"
+        ) from None
     # docopt would read an operand that begins with `-` as an option: a NUL, which no argument
     # holds, marks it.
     marked = [
@@ -202,6 +205,7 @@ def explain(error: BaseException) -> str:
             for each in (error.filename, error.filename2)
             if isinstance(each, (str, bytes))
         ]
+        names = [each or "''" for each in names]
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
             names = [*dict.fromkeys(map(_outside_of_store, names))]
         remedy = "" if names == ["stdout"] else REMEDIES.get(error.errno or 0, "")
@@ -259,12 +263,18 @@ def _discard(fd):
 def _name_stdout(write):
     """The function write, with a name for the file in what it raises."""
 
+    pending = ""
+
     def named(text):
+        nonlocal pending
+        pending = pending.rpartition("\n")[2] + text
         try:
             return write(text)
         except OSError as error:
-            error.filename = "stdout"
-            raise
+            lost = pending.strip()
+            # The id of a new image, say, which nobody else knows.
+            note = f" ({lost} was not printed)" if lost.isdigit() else ""
+            raise OSError(error.errno, f"{error.strerror}{note}", "stdout") from None
 
     return named
 

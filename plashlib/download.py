@@ -177,5 +177,8 @@ def pull(url: str, sha256: "str | None" = None) -> "tuple[str, list[str]]":
     with File(url) as download, work.NewLayer() as layer:
         download.fetch(sha256)
         with open(download.file, "rb") as source:
-            warnings = archive.extract(source.fileno(), layer.root)
+            try:
+                warnings = archive.extract(source.fileno(), layer.root)
+            except Error as error:
+                raise Error(f"{url}: {error}") from None
         return layer.stack_on(store.empty()).id, warnings

@@ -34,6 +34,8 @@ def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> N
     emulate, of a View, is called just before. Raises CommandNotFound, CannotExecute.
     """
     program = argv[0]
+    if not program:
+        raise CommandNotFound("command not found: ''")
     candidates = [program]
     if "/" not in program:
         directories = environment.get("PATH", caller.PATH).split(":")

@@ -156,6 +156,10 @@ class Header:
         """Whether the command makes an image and prints its id."""
         return self.prints == "new ID"
 
+    def may_print_id(self) -> bool:
+        """Whether the command may print an image's id, as far as its header tells."""
+        return not self.prints or "ID" in self.prints or "what" in self.prints
+
     def stops_at_operand(self) -> bool:
         """Whether all that follows the first operand is an operand too, as in `run ID ls -l`."""
         return any(element.name in ("CMD", "COMMAND") for element in self.operands())

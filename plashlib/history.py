@@ -20,7 +20,7 @@ def made(argv: "list[str] | None" = None) -> bytes:
     """
     if argv is None:
         argv = [os.path.basename(sys.argv[0]).replace("plash-", "", 1), *sys.argv[1:]]
-    listed = ", ".join(map(_json_string(), _public(argv)))
+    listed = ", ".join(map(_json_string(), public(argv)))
     return f'{{"argv": [{listed}], "created": {int(time.time())}}}\n'.encode()
 
 
@@ -33,8 +33,8 @@ def _json_string():
     return encode_basestring_ascii
 
 
-def _public(argv):
-    """argv without what others should not read."""
+def public(argv: "list[str]") -> "list[str]":
+    """The argv of a plash command without what others should not read; argv[0] is its name."""
     shown = argv[:1]
     for argument in docs.header(docs.find(argv[0])).arguments(argv[1:]):
         value = argument.value

@@ -56,14 +56,17 @@ def variables(config: dict) -> "dict[str, str]":
     )
 
 
-def files(config: dict, created_by: str, layer: bool) -> "dict[str, bytes]":
+def files(
+    config: dict, created_by: str, layer: bool, argv: "list[str] | None" = None
+) -> "dict[str, bytes]":
     """The files beside the layer of an image with this configuration: for store.stack().
 
     created_by  what made the image, for its history
     layer       whether it has a layer of its own, rather than a configuration alone
+    argv        the plash command that made it; without it, an instruction of a Containerfile did
     """
     made = {
-        "argv": ["build:file", created_by],
+        "argv": argv or ["build:file", created_by],
         "created": int(time.time()),
         "created_by": created_by,
         **({} if layer else {"empty_layer": True}),
@@ -174,7 +177,9 @@ def _argv(option, text, settings):
         raise Error(f"not a command: {text!r}: {error}") from None
 
 
-def stack(image: store.Image, config: dict, created_by: str) -> store.Image:
+def stack(
+    image: store.Image, config: dict, created_by: str, argv: "list[str] | None" = None
+) -> store.Image:
     """Make an image with another configuration and an empty layer. Raises Error, OSError.
 
     This process is root of its user namespace already.
@@ -183,4 +188,5 @@ def stack(image: store.Image, config: dict, created_by: str) -> store.Image:
 
     with work.NewLayer() as layer:
         container.make_layer(image, layer.root)
-        return layer.stack_on(image, config=files(config, created_by, layer=False))
+        beside = files(config, created_by, layer=False, argv=argv)
+        return layer.stack_on(image, config=beside)

@@ -256,8 +256,11 @@ def pid_namespace(pid: "int | str" = "self") -> "int | None":
 
 def boot_id() -> str:
     """What names this boot of the kernel (random(4)). Raises OSError."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        return file.read().strip()
+    fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64).decode().strip()
+    finally:
+        os.close(fd)
 
 
 def fork_into_pid_namespace() -> int:

@@ -78,7 +78,7 @@ def skopeo(*arguments: str, show: bool = False) -> bytes:
     if done.returncode:
         # Its last line tells, in a log format: time="..." level=fatal msg="..."
         why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        message = why.partition('msg="')[2].rstrip('"').replace('\\"', '"')
+        message = why.partition('msg="')[2].removesuffix('"').replace('\\"', '"')
         raise Error("skopeo: " + (message or why))
     return done.stdout
 

@@ -239,7 +239,8 @@ def _raise_failure(verb, processes, lines):
     # tar's word for a disk that fills up in the middle of a file.
     file, full, _ = why.partition(": Wrote only ")
     why = file + ": No space left on device" if full else why
-    raise Error(f"cannot {verb}: {why.removeprefix('tar: ').removeprefix('-: Cannot write: ')}")
+    why = why.removeprefix("tar: ").removeprefix("-: ").removeprefix("Cannot write: ")
+    raise Error(f"cannot {verb}: {why}")
 
 
 def _tar_is_gnus():

@@ -90,7 +90,8 @@ class Tree:
                 path = self.resolve(name)
                 status = self.lstat(path)
             except OSError as error:
-                raise Error(f"{pattern}: {error.strerror}") from None
+                above = " in the context, which .. does not leave" * (".." in pattern.split("/"))
+                raise Error(f"{pattern}: {error.strerror}{above}") from None
             if self.is_ignored(path) and not (stat.S_ISDIR(status.st_mode) and self._below(path)):
                 raise Error(f"{pattern}: excluded by the ignore file")
             return [Source(name, path, status)]

@@ -58,6 +58,15 @@ def _sif_partition(opened, head):
     return 0
 
 
+def missing_bytes(file: str) -> int:
+    """How many bytes of a file that holds a squashfs were cut off at its end. Raises OSError."""
+    offset = find(file) or 0
+    with open(file, "rb") as opened:
+        opened.seek(offset + BYTES_USED)
+        end = offset + int.from_bytes(opened.read(8), "little")
+        return max(0, end - os.fstat(opened.fileno()).st_size)
+
+
 def settings(file: str) -> "dict[str, bytes]":
     """The files beside an image's layer that write_settings() put into a squashfs file.
 

@@ -191,7 +191,7 @@ def image(text: str, allow_empty: bool = False) -> Image:
 
 def _named(name):
     """The Image with a name of map/. Raises Error if there is none."""
-    if name and "/" not in name and len(os.fsencode(name)) < 256:
+    if name not in ("", ".", "..") and "/" not in name and len(os.fsencode(name)) < 256:
         link = f"{path()}/map/{name}"
         if os.path.lexists(link):
             if os.path.exists(link):

@@ -1,10 +1,11 @@
 """Bad input, for every command: one line, the right status, an unchanged store."""
 
+import os
 import sys
 
 import pytest
 from requirements import as_user
-from world import COMMANDS, LIBEXEC, ROOT
+from world import COMMANDS, LIBEXEC, ROOT, make_directory
 
 sys.path.insert(0, str(ROOT))
 from plashlib import docs
@@ -174,3 +175,38 @@ def test_a_data_directory_that_can_not_be_made(plash):
         f"plash init: cannot use the data directory {plash.place}/file/data: Not a directory"
         " (PLASH_DATA can name another)"
     )
+
+
+def test_an_id_that_stdout_does_not_take_is_told(plash, image):
+    directory = make_directory(plash.place / "d")
+    with open("/dev/full", "wb") as full:
+        done = plash.start("stack", image, directory, stdout=full)
+        error = done.communicate()[1].decode()
+    assert error == "plash stack: stdout: No space left on device (2 was not printed)\n"
+    assert plash("run", "2", "cat", "/file").ok().out == "x\n"
+
+
+def test_cache_runs_no_command_that_prints_no_id(plash, image):
+    error = "plash cache: `plash rm` prints no id of an image; there is nothing to remember"
+    assert plash("cache", "rm", image).error == error
+    assert plash("id", image).id == image
+
+
+@as_user
+def test_a_directory_that_is_not_ours_is_named(plash, image):
+    closed = "/root"
+    for command in ("pull:dir", closed), ("link", closed), ("chroot", closed, "true"):
+        error = plash(*command).error
+        assert error in (
+            f"plash {command[0]}: {closed}{dot}: Permission denied" for dot in ("", "/.")
+        )
+    assert plash("stack", image, "/etc").error.startswith("plash stack: cannot move /etc: ")
+    assert sorted(os.listdir(plash.data / "index")) == ["0", image]
+
+
+def test_empty_and_odd_names(plash, image):
+    assert plash("run", image, "").status == 127
+    assert (
+        plash("run", "..", "true").error == "plash run: no image: '..' is neither an id nor a name"
+    )
+    assert plash("pull:dir", "").error == "plash pull:dir: '': No such file or directory"

@@ -132,8 +132,9 @@ def test_images_are_told_by_their_names_the_newest_first(plash):
         plash("stack", parent, plash.place / "layer").ok()
     plash("map", "b", "1").ok()
     plash("map", "a", "1").ok()
-    assert complete(plash, "run", "") == [["2"], ["1", "a b"]]
-    assert complete(plash, "rm", "1", "") == [["2"], ["1", "a b"]]
+    named = [["a", "image 1"], ["b", "image 1"]]
+    assert complete(plash, "run", "") == [["2"], ["1", "a b"], *named]
+    assert complete(plash, "rm", "1", "a") == named[:1]
     assert complete(plash, "map", "") == [["a", "image 1"], ["b", "image 1"]]
 
 

@@ -29,7 +29,7 @@ def write_plugin(directory, name, text):
 
 def test_alone_it_prints_the_usage_and_fails(plash):
     result = plash()
-    assert result.status == 1
+    assert result.status == 2
     assert result.error.startswith("plash: usage: plash COMMAND")
 
 

@@ -371,7 +371,7 @@ def test_commands_without_tar_or_ldd(plash, image, tmp_path):
     (tmp_path / "x.tar").write_bytes(b"x" * 512)
     assert (
         plash("pull:tarfile", "x.tar", env=env).error
-        == "plash pull:tarfile: cannot unpack: install tar"
+        == "plash pull:tarfile: x.tar: cannot unpack: install tar"
     )
     assert (
         plash("push:dir", image, "out", env=env).error == "plash push:dir: cannot copy: install tar"
@@ -439,3 +439,14 @@ def test_a_full_disk_under_an_export_is_named(plash, image, tmp_path):
         plash("sudo", "sh", "-c", code).error
         == "plash push:tarfile: cannot pack: No space left on device"
     )
+
+
+def test_a_data_directory_that_holds_something_else(plash, tmp_path):
+    plash.data.mkdir()
+    (plash.data / "mine").touch()
+    done = plash("doctor")
+    line = next(line for line in done.out.splitlines() if "data directory" in line)
+    assert done.status == 1 and line.startswith("no ") and "holds something else" in line
+    assert os.listdir(plash.data) == ["mine"]
+    (plash.data / "mine").unlink()
+    plash.data.rmdir()

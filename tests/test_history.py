@@ -142,3 +142,8 @@ def test_as_podman_has_it(plash, image):
     ours = plash("diff", after).ok().out.splitlines()
     # podman pairs a kind and a path, in an order of its own.
     assert sorted(ours) == sorted(" ".join(line.split()) for line in expected)
+
+
+def test_config_is_what_made_an_image_with_another_configuration(plash, image):
+    made = plash("config", "--env=SECRET=x", "--cmd=ls -l", image).id
+    assert "config --env=SECRET '--cmd=ls -l' " + image in plash("history", made).ok().out

@@ -129,7 +129,7 @@ def test_make_install_bundles_docopt_and_keeps_it(plash, source, tmp_path, host_
     assert "docopt is bundled\n" in done and parser in done
     check(plash, prefix / "bin", host_tar)
     again = make(source, "install", *options, **OFFLINE)
-    assert "docopt is bundled before\n" in again.stdout and parser in again.stdout, again
+    assert "docopt is bundled already\n" in again.stdout and parser in again.stdout, again
     check(plash, prefix / "bin", host_tar)
     if sys.version_info >= (3, 11):
         number = plash("pull:tarfile", host_tar).id

@@ -238,3 +238,12 @@ def test_without_the_programs(plash, image):
         done.error == "plash push:squashfs: mksquashfs is not installed (package squashfs-tools)"
         and not (plash.place / "out").exists()
     )
+
+
+def test_a_squashfs_file_that_was_cut_off(plash, image):
+    file = plash.place / "cut.squashfs"
+    plash("push:squashfs", image, file).ok()
+    os.truncate(file, os.path.getsize(file) // 2)
+    error = plash("link", file).error
+    assert error.startswith(f"plash link: {file} was cut off: ") and error.endswith(" are missing")
+    assert sorted(os.listdir(plash.data / "index")) == ["0", image]

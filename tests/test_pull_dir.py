@@ -42,7 +42,7 @@ def test_owners_are_kept(plash):
 @as_user
 def test_owners_that_are_not_mapped_are_counted(plash):
     done = plash("pull:dir", "/usr/share/doc/tar").ok()
-    assert "files whose owners are not mapped here (the first: " in done.err
+    assert "files given to nobody, since their owners are not mapped here (the first: " in done.err
     assert done.err.count("\n") == 1
 
 

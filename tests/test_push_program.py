@@ -164,3 +164,9 @@ def test_programs_of_one_name_are_each_their_own(plash, image, tools, elsewhere,
     number = plash("build", image, "echo new >/new").id
     plash("push:program", number, "two/prog", "cat", "/new").ok()
     assert elsewhere("./prog", cwd=tmp_path / "two").ok().out == "new\n"
+
+
+def test_a_file_that_it_replaces_becomes_executable(plash, image):
+    (plash.place / "program").touch(0o640)
+    plash("push:program", image, "program", "true").ok()
+    assert (plash.place / "program").stat().st_mode & 0o777 == 0o750

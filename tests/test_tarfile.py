@@ -232,7 +232,8 @@ def test_what_is_no_root_filesystem(plash, image, tmp_path, what, why, way):
     if what == "through a link" and done.status == 0:
         plash("rm", done.id).ok()
     else:
-        assert done.error.startswith(f"plash pull:tarfile: {why}"), done.error
+        file = f"{tmp_path}/a.tar: " if way == "file" else ""
+        assert done.error.startswith(f"plash pull:tarfile: {file}{why}"), done.error
         assert plash.snapshot() == before
     assert not (tmp_path / "outside").exists() and not (plash.data / "tmp/outside").exists()
 
@@ -277,8 +278,15 @@ def test_an_archive_cut_between_two_members(plash, tmp_path, way):
     cut = archive((info("one"), bytes(512)), (info("two"), bytes(range(256)) * 2))[:2048]
     (tmp_path / "a.tar").write_bytes(cut)
     done = plash("pull:tarfile", "a.tar") if way == "file" else plash("pull:tarfile", input=cut)
-    assert done.error == "plash pull:tarfile: the archive has no end: it was cut off"
+    file = "a.tar: " if way == "file" else ""
+    assert done.error == f"plash pull:tarfile: {file}the archive has no end: it was cut off"
     assert os.listdir(plash.data / "index") == ["0"]
+
+
+def test_push_to_a_name_that_can_be_no_file(plash, image):
+    for name, why in ("", "'': No such file"), ("new/", "new/: Is a directory"):
+        assert plash("push:tarfile", image, name).error.startswith(f"plash push:tarfile: {why}")
+    assert not (plash.place / "new").exists()
 
 
 def outside(tmp_path):
@@ -426,7 +434,8 @@ def test_a_compressed_archive_cut_between_two_members(plash, tmp_path, program, 
         done = plash("pull:tarfile", "a")
     else:
         done = plash("pull:tarfile", input=(tmp_path / "a").read_bytes())
-    assert done.error == "plash pull:tarfile: the archive has no end: it was cut off"
+    file = "a: " if way == "file" else ""
+    assert done.error == f"plash pull:tarfile: {file}the archive has no end: it was cut off"
     assert os.listdir(plash.data / "index") == ["0"]
 
 
