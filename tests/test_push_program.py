@@ -167,6 +167,7 @@ def test_programs_of_one_name_are_each_their_own(plash, image, tools, elsewhere,
 
 
 def test_a_file_that_it_replaces_becomes_executable(plash, image):
+    need_program("mksquashfs")
     (plash.place / "program").touch(0o640)
     plash("push:program", image, "program", "true").ok()
     assert (plash.place / "program").stat().st_mode & 0o777 == 0o750
