@@ -201,11 +201,10 @@ def explain(error: BaseException) -> str:
         if error.errno == errno.EMFILE:
             return f"{error.strerror} (`ulimit -Hn` is {os.sysconf('SC_OPEN_MAX')})"
         names = [
-            os.fsdecode(each)
+            os.fsdecode(each) or "''"
             for each in (error.filename, error.filename2)
             if isinstance(each, (str, bytes))
         ]
-        names = [each or "''" for each in names]
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
             names = [*dict.fromkeys(map(_outside_of_store, names))]
         remedy = "" if names == ["stdout"] else REMEDIES.get(error.errno or 0, "")

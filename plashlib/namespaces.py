@@ -277,8 +277,18 @@ def fork_into_pid_namespace() -> int:
 
 def mapped(kind: str) -> int:
     """How many ids this process's user namespace maps; kind is "uid" or "gid"."""
+    return sum(count for _, count in _id_map(kind))
+
+
+def maps(kind: str, number: int) -> bool:
+    """Whether this process's user namespace maps an id; kind is "uid" or "gid"."""
+    return any(first <= number < first + count for first, count in _id_map(kind))
+
+
+def _id_map(kind):
+    """The ids that this process's user namespace maps, as pairs of first id and count."""
     with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
-        return sum(int(line.split()[2]) for line in file)
+        return [(int(first), int(count)) for first, _, count in map(str.split, file)]
 
 
 def owner(file: str) -> int:

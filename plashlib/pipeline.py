@@ -102,8 +102,8 @@ def run_pipeline(
     create_from  the directory that the first command, a tar, works in
     extract_to   that of the last command, a tar
     shown        a progress.Progress of the bytes read from source; None where none is to be seen
-    layers       a directory with layers by number, in which the first command, a tar, works; in
-                 what that says, files have their names in the layers
+    layers       the working directory, if that has layers by number; in what the first command, a
+                 tar, says, files have their names in the layers
     pass_fds     descriptors that the commands inherit
 
     Returns warnings on what was left out. Raises Error where a command fails.

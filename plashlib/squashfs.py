@@ -62,8 +62,7 @@ def missing_bytes(file: str) -> int:
     """How many bytes of a file that holds a squashfs were cut off at its end. Raises OSError."""
     offset = find(file) or 0
     with open(file, "rb") as opened:
-        opened.seek(offset + BYTES_USED)
-        end = offset + int.from_bytes(opened.read(8), "little")
+        end = offset + _bytes_used(opened, offset)
         return max(0, end - os.fstat(opened.fileno()).st_size)
 
 
@@ -98,9 +97,13 @@ def write_settings(file: str, offset: int, files: "dict[str, bytes]") -> None:
 
 def _end(opened, offset):
     """Where the squashfs at offset in an open file ends."""
+    return offset + -(-_bytes_used(opened, offset) // PADDING) * PADDING
+
+
+def _bytes_used(opened, offset):
+    """The size of the squashfs at offset in an open file, without its padding."""
     opened.seek(offset + BYTES_USED)
-    size = int.from_bytes(opened.read(8), "little")
-    return offset + -(-size // PADDING) * PADDING
+    return int.from_bytes(opened.read(8), "little")
 
 
 def mount(file: str, directory: str) -> None:
