@@ -137,7 +137,10 @@ def run(
                 # First, for it counts for what comes after it. tar takes backslashes in a path of
                 # the user's for escapes, but there are none in this one.
                 argv.insert(1, f"--directory=/proc/self/fd/{directories[-1]}")
-        complaints = cleanup.enter_context(open(os.memfd_create("stderr"), "w+b"))
+        # A file for each command, lest the pieces of two lines mix.
+        complaints = [
+            cleanup.enter_context(open(os.memfd_create("stderr"), "w+b")) for _ in commands
+        ]
         printed = cleanup.enter_context(open(os.memfd_create("stdout"), "w+b"))
         processes = []
         stdin = _stdin(source)
@@ -150,7 +153,7 @@ def run(
                         argv,
                         stdin=stdin,
                         stdout=output if is_last else subprocess.PIPE,
-                        stderr=complaints,
+                        stderr=complaints[len(processes)],
                         cwd=layers or "/",
                         pass_fds=[*directories, *pass_fds],
                     )
@@ -174,7 +177,7 @@ def run(
                 process.kill()
                 process.wait()
         lines = []
-        for file in complaints, printed:
+        for file in *complaints, printed:
             file.seek(0)
             lines += file.read().decode(errors="surrogateescape").splitlines()
         if layers:
