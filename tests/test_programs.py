@@ -148,16 +148,28 @@ def large(plash):
     return plash("pull:tarfile", input=archive(*noise)).id
 
 
+@pytest.fixture
+def slow_tar(tmp_path):
+    """A directory with a tar that takes a second for each record, lest it ends before it is seen."""
+    directory = tmp_path / "slow"
+    directory.mkdir()
+    options = "--checkpoint=1 --checkpoint-action=sleep=1"
+    (directory / "tar").write_text(f'#!/bin/sh\nexec {shutil.which("tar")} {options} "$@"\n')
+    (directory / "tar").chmod(0o755)
+    return directory
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     "command, helper",
     [("push:tarfile", "xz"), ("push:squashfs", "mksquashfs"), ("push:dir", "tar")],
 )
-def test_a_push_that_is_stopped_leaves_nothing(plash, large, number, command, helper):
+def test_a_push_that_is_stopped_leaves_nothing(plash, large, slow_tar, number, command, helper):
     need_program(helper)
     file = "out.tar.xz" if command == "push:tarfile" else "out"
     before = sorted(os.listdir(plash.place))
-    push = plash.start(command, large, file)
+    env = {**plash.env, "PATH": f"{slow_tar}:{plash.env['PATH']}"} if helper == "tar" else plash.env
+    push = plash.start(command, large, file, env=env)
     wait_for(lambda: helpers(plash, helper))
     push.send_signal(number)
     assert push.wait() in (-number, 128 + number)
