@@ -47,12 +47,13 @@ def _removable(images, observer, used):
     if used != "remove":
         using = observer.image_users()
         refuse_hidden_users("" if used == "keep" else ", or use --force")
+    points = mountinfo.below(store.path() + "/layer")  # once, however many images there are
     for image in images:
         if used == "refuse" and image.path in using:
             raise in_use(f"image {image.id}", using[image.path])
-        mounted = mountinfo.below(image.path)
-        if mounted:
-            raise Error(f"image {image.id} has a mount at {mounted[0]} (unmount it first)")
+        for point in points:
+            if f"{point}/".startswith(f"{image.path}/"):
+                raise Error(f"image {image.id} has a mount at {point} (unmount it first)")
     return [image for image in images if image.path not in using]
 
 

@@ -1,7 +1,6 @@
 """How much of the disk images take, and how long ago: measured, written and read."""
 
 import os
-import subprocess
 
 from plashlib import Error, ids, progress, store
 
@@ -20,6 +19,8 @@ def sizes(images: "list[store.Image]") -> "dict[str, int]":
 
     This process becomes root of a user namespace. Raises Error, OSError.
     """
+    import subprocess  # here, since nothing else needs it: it takes longer to load than Python
+
     ids.become_root()
     found, rest = {}, b""
     with open(os.memfd_create("layers"), "w+b") as layers:
