@@ -26,13 +26,11 @@ def read(image: store.Image) -> dict:
     """
     raw = image.read("config.json")
     if not raw:
-        from plashlib import foreign
-
-        architecture, *variant = foreign.oci_name(os.uname().machine).split()
+        system, architecture, variant = platform(None)
         return {
             "architecture": architecture,
-            **dict(zip(["variant"], variant)),
-            "os": "linux",
+            **({"variant": variant} if variant else {}),
+            "os": system,
             "config": {"Env": ["PATH=" + caller.PATH]},
             "rootfs": {"type": "layers", "diff_ids": []},
         }
@@ -44,6 +42,21 @@ def read(image: store.Image) -> dict:
         raise Error(f"the configuration of image {image.id} is not a JSON object")
     config["config"] = config.get("config") or {}
     return config
+
+
+def platform(text: "str | None") -> "tuple[str, str, str]":
+    """The operating system, architecture, and variant or "", of OS/ARCH[/VARIANT].
+
+    This machine's for None. Raises Error.
+    """
+    if text is None:
+        from plashlib import foreign
+
+        text = "linux/" + foreign.oci_name(os.uname().machine).replace(" ", "/")
+    parts = text.split("/")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise Error(f"not a platform: {text!r} (OS/ARCH[/VARIANT], such as linux/arm64)")
+    return parts[0], parts[1], "".join(parts[2:])
 
 
 def variables(config: dict) -> "dict[str, str]":

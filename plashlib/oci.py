@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from plashlib import Error, foreign, programs
+from plashlib import Error, programs
 
 # What every digest begins with, and the name of the directory of a layout's blobs.
 ALGORITHM = "sha256:"
@@ -163,12 +163,6 @@ def layers(manifest: dict) -> "list[dict]":
         if each.get("urls") or "foreign" in kind or "nondistributable" in kind:
             raise Error(f"a layer is not in the registry, but elsewhere (urls): {each['digest']}")
     return found
-
-
-def architecture() -> "tuple[str, str]":
-    """Return this machine's architecture and its variant, or "", as OCI images name them."""
-    name, _, variant = foreign.oci_name(os.uname().machine).partition(" ")
-    return name, variant
 
 
 def choose(index: dict, platform: "tuple[str, str, str]") -> dict:

@@ -78,27 +78,15 @@ class Build(settingsteps.SettingSteps):
         self._trees: dict[str, sources.Tree] = {}
         self._stages: dict[int, State] = {}
         self.globals = self._platform_variables()
-        self.platforms = dict(self.globals)
         for each in file.arguments:
             self._declare(each, self.globals, self.globals, {})
 
     def _platform_variables(self):
-        from plashlib import foreign
-
-        own = foreign.oci_name(os.uname().machine).replace(" ", "/")
         found = {}
-        for prefix, platform in ("BUILD", "linux/" + own), ("TARGET", self.platform):
-            platform = platform or "linux/" + own
-            system, _, rest = platform.partition("/")
-            architecture, _, variant = rest.partition("/")
-            found.update(
-                {
-                    prefix + "PLATFORM": platform,
-                    prefix + "OS": system,
-                    prefix + "ARCH": architecture,
-                    prefix + "VARIANT": variant,
-                }
-            )
+        for prefix, text in ("BUILD", None), ("TARGET", self.platform):
+            parts = imageconfig.platform(text)
+            found[prefix + "PLATFORM"] = "/".join(filter(None, parts))
+            found.update(zip((prefix + "OS", prefix + "ARCH", prefix + "VARIANT"), parts))
         return found
 
     def needed(self, stage: "containerfile.Stage") -> "list[containerfile.Stage]":
@@ -132,7 +120,8 @@ class Build(settingsteps.SettingSteps):
             base = self.words.one(start.args[0], self.globals)
             if not base:
                 raise Error("the name of the image is empty")
-            platform = self.words.one(start.flags.get("platform", ""), self.globals)
+            platform = self.words.one(start.flags.get("platform", ""), self.globals) or None
+            imageconfig.platform(platform)
             earlier = self.file.find(base, stage.index) if not base.isdigit() else None
             if earlier:
                 before = self.stage(earlier)
@@ -164,13 +153,19 @@ class Build(settingsteps.SettingSteps):
         """The id of an image that a name of map/ or a reference of pull:oci names. Raises Error."""
         found = names.lookup(text) if "/" not in text and ":" not in text else None
         made = []
+        if found and platform:
+            config = imageconfig.read(store.image(found))
+            has = f"{config.get('os')}/{config.get('architecture')}"
+            asked = "/".join(imageconfig.platform(platform)[:2])
+            if has != asked:
+                self.warn(f"image {text} is for {has}, not for {asked}")
         if not found:
             options = [*self.pull, *([f"--platform={platform}"] if platform else [])]
             argv = ["pull:oci", *options, text]
 
             def pull():
                 made.append(1)
-                return _printed(argv)
+                return _printed(argv, self.warn)
 
             found = cache.cached(inputs.Inputs(argv).key, pull)
         if start:
@@ -365,8 +360,8 @@ def _as_root(make, image_id):
     return make(image)
 
 
-def _printed(argv):
-    """The id that a plash command prints; its own error becomes this one's."""
+def _printed(argv, warn):
+    """The id that a plash command prints; its warnings and its error become this one's."""
     import subprocess
     import sys
 
@@ -378,10 +373,11 @@ def _printed(argv):
         [docs.find(argv[0]), *argv[1:]], stdin=subprocess.DEVNULL, capture_output=True
     )
     lines = done.stderr.decode(errors="replace").splitlines()
+    lines = [line.removeprefix(f"plash {argv[0]}: ") for line in lines]
     if done.returncode:
-        raise Error((lines or ["failed"])[-1].removeprefix(f"plash {argv[0]}: "))
+        raise Error((lines or ["failed"])[-1])
     for line in lines:
-        print(line, file=sys.stderr)
+        warn(line)
     return store.image(done.stdout.decode().rstrip("\n")).id
 
 

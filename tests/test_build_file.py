@@ -126,6 +126,22 @@ def test_build_arguments(plash, build):
     assert "no ARG asks for --build-arg NO" in build(text, "--build-arg=NO=1").ok().err
 
 
+@pytest.mark.parametrize("platform", ["linux/arm/v7", "linux/riscv64"])
+def test_a_platform_sets_the_variables_of_buildkit(plash, build, platform):
+    names = ["TARGETPLATFORM", "TARGETOS", "TARGETARCH", "TARGETVARIANT"]
+    text = "FROM base\n" + "".join(f"ARG {name}\nENV {name}=${name}\n" for name in names)
+    done = build(text, f"--platform={platform}").ok()
+    values = [platform, *platform.split("/"), ""][:4]
+    expected = [f"{name}={value}" for name, value in zip(names, values)]
+    assert settings(plash, done.id)["Env"][1:] == expected
+    assert "image base is for linux/" in done.err and "not for linux/" in done.err
+
+
+def test_a_platform_has_a_system_and_an_architecture(build):
+    assert "OS/ARCH[/VARIANT]" in build("FROM base\n", "--platform=arm64").error
+    assert "1: FROM --platform=linux/ base: " in build("FROM --platform=linux/ base\n").error
+
+
 def test_heredocs(plash, build):
     made = build((corpus.CORPUS / "heredocs/Containerfile").read_text()).id
     for path, content in {
