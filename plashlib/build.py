@@ -8,6 +8,7 @@ kernel's documentation.
 
 import errno
 import os
+import stat
 
 from plashlib import Error, binds, container, execution, ids, namespaces, processes, store, work
 
@@ -22,6 +23,26 @@ DEVICE_LINKS = {
 TTY = 5  # the gid of the group tty
 # What root could change of the host by its /proc.
 SWITCHES = "sys", "sysrq-trigger", "irq", "bus", "fs"
+# What docker gives builds, see capabilities(7). Without CAP_SYS_ADMIN, nothing that was made
+# read-only can be made writable again; without CAP_SYS_PTRACE, /host/proc/PID leads nowhere.
+CAPABILITIES = frozenset(
+    {
+        0,  # CAP_CHOWN
+        1,  # CAP_DAC_OVERRIDE
+        3,  # CAP_FOWNER
+        4,  # CAP_FSETID
+        5,  # CAP_KILL
+        6,  # CAP_SETGID
+        7,  # CAP_SETUID
+        8,  # CAP_SETPCAP
+        10,  # CAP_NET_BIND_SERVICE
+        13,  # CAP_NET_RAW
+        18,  # CAP_SYS_CHROOT
+        27,  # CAP_MKNOD
+        29,  # CAP_AUDIT_WRITE
+        31,  # CAP_SETFCAP
+    }
+)
 SCRIPT_FD = 9  # a descriptor that scripts can name
 LONGEST_ARGUMENT = 1 << 17  # the kernel's MAX_ARG_STRLEN, in bytes
 NO_PROC = -1  # what _init() returns if there can be no /proc of its pid namespace
@@ -59,8 +80,10 @@ class Devices(binds.Mount):
 
 
 def _bind_file(source, target):
+    """Bind a device so that it can be written to, but its mode and owner can't be changed."""
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     namespaces.mount(source, target, flags=namespaces.MS_BIND)
+    namespaces.restrict_mount(target, namespaces.MOUNT_ATTR_RDONLY)
 
 
 class Processes(binds.Mount):
@@ -107,6 +130,7 @@ class View(container.View):
             self.warnings.append(f"{parts} left out: Linux before 5.12 cannot make them read-only")
 
     def _default_mounts(self):
+        sys = self.can_restrict and os.path.isdir("/sys")
         files = [path for path in container.HOST_FILES if os.path.isfile(path)]
         tmp = [binds.Bind(self.tmp, "/tmp")] if self.tmp else []
         for each in tmp:
@@ -115,7 +139,7 @@ class View(container.View):
         return [
             Devices(),
             self.processes,
-            *([binds.Bind("/sys", read_only=True)] if self.can_restrict else []),
+            *([binds.Bind("/sys", read_only=True)] if sys else []),
             *tmp,
             *(binds.Bind(path, read_only=True) for path in files),
         ]
@@ -141,6 +165,7 @@ def run(
     Returns the exit status of command, as a shell has it, and warnings. All that it started has
     ended then. This process is root of its user namespace already. Raises Error, OSError.
     """
+    _keep_host_files()
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
     os.chmod(tmp, 0o1777)
@@ -148,6 +173,8 @@ def run(
     if script:
         command = _shell(command[0])
     processes.adopt_orphans()
+    # The descriptors of this process, and of process 1, lead to the store and to the host.
+    namespaces.set_dumpable(False)
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     directory = layer.path[len(store.path()) + 1 :]
     changes = store.path(), directory + "/root", directory + "/work"
@@ -171,7 +198,26 @@ def run(
         if root:
             _unmount_all(store.path() + "/mnt")
         _return_to(here)
+        namespaces.set_dumpable(True)
         _remove_empty(layer.path)
+
+
+def _keep_host_files():
+    """Keep what the caller has opened from the command, if the host can be changed by it.
+
+    Directories can, and files that are open for writing; pipes are meant for the command, as in
+    `plash build ID sh <(program)`.
+    """
+    import fcntl
+
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            kind = stat.S_IFMT(os.fstat(fd).st_mode)
+            writes = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+            if fd > 2 and (kind == stat.S_IFDIR or kind == stat.S_IFREG and writes):
+                os.set_inheritable(fd, False)
+        except OSError:
+            continue  # that of listdir()
 
 
 def _run_command(command, view, user):
@@ -262,6 +308,7 @@ def _init(command, view, user):
     """
     # By default, process 1 gets no signals from its namespace but those it has handlers for.
     _restore_signals()
+    namespaces.unshare(namespaces.CLONE_NEWIPC)
     namespaces.private_mounts()
     try:
         container.enter(view)
@@ -294,6 +341,8 @@ def _command(command, view, user):
         _take_terminal(view.terminal)
     os.dup2(2, 1)
     os.umask(0o022)
+    namespaces.set_dumpable(True)  # for what this process writes to its own files of /proc
+    namespaces.keep_capabilities(CAPABILITIES)
     if user:
         from plashlib import users
 

@@ -12,6 +12,7 @@ import sys
 from plashlib import Error
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 MS_RDONLY = 1 << 0
@@ -31,7 +32,9 @@ RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS = 0x01, 0x02
 SYS_CLONE3, SYS_OPENAT2, SYS_MOUNT_SETATTR = 435, 437, 442
 NS_GET_OWNER_UID = 0xB704
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 CAP_SYS_ADMIN = 21
 SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 9, 13, 15, 17, 25
@@ -165,6 +168,30 @@ def syncfs(fd: int) -> None:
     call("syncfs", fd)
 
 
+def set_dumpable(dumpable: bool) -> None:
+    """Say whether processes of the same ids and user namespace can look into this one.
+
+    If not, /proc/PID/fd, cwd, root and mem of it, and of those that it forks, are closed to them,
+    and so is ptrace(2), until execve(2): PR_SET_DUMPABLE.
+    """
+    prctl(PR_SET_DUMPABLE, dumpable)
+
+
+def keep_capabilities(kept: "frozenset[int]") -> None:
+    """Let the program that this process becomes have no capabilities but those of kept.
+
+    That is PR_CAPBSET_DROP of capabilities(7); this process keeps what it has until then.
+    """
+    for number in range(64):
+        if number not in kept:
+            try:
+                prctl(PR_CAPBSET_DROP, number)
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    return  # the kernel knows no more
+                # Without CAP_SETPCAP none can be dropped, and a container's root keeps its few.
+
+
 def die_with_parent(signal: int = SIGKILL) -> None:
     """Get a signal when the parent process ends (PR_SET_PDEATHSIG)."""
     prctl(PR_SET_PDEATHSIG, signal)
@@ -234,11 +261,12 @@ def unshare(flags: int) -> None:
     try:
         call("unshare", flags)
     except OSError as error:
-        raise refused("user" if flags & CLONE_NEWUSER else "mount", error) from None
+        kinds = {CLONE_NEWUSER: "user", CLONE_NEWIPC: "ipc"}
+        raise refused(kinds.get(flags, "mount"), error) from None
 
 
 def refused(kind: str, error: OSError) -> Error:
-    """The Error for a namespace that cannot be made; kind is user, mount or pid."""
+    """The Error for a namespace that cannot be made; kind is user, mount, ipc or pid."""
     why = reason(error)
     if error.errno == errno.ENOSPC and not forbidden():
         setting = f"user.max_{'mnt' if kind == 'mount' else kind}_namespaces"

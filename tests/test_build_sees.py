@@ -18,7 +18,7 @@ THROW_AWAY = r"""
 set -e
 PATH=$PATH:/usr/sbin:/sbin
 mount -t tmpfs throw-away "$1"; cd "$1"
-mkdir usr repo dev proc etc tmp home home/u srv opt store
+mkdir usr repo dev proc sys etc tmp home home/u srv opt store
 for each in bin sbin lib lib32 lib64; do
     if [ -L /$each ]; then cp -d /$each .; elif [ -d /$each ]; then mkdir $each; mount --rbind /$each $each; fi
 done
@@ -32,6 +32,7 @@ mount -t tmpfs dev dev
 for each in null zero full random urandom tty; do : >dev/$each; mount --bind /dev/$each dev/$each; done
 ln -s /proc/self/fd dev/fd
 mount -t proc proc proc
+mount --rbind /sys sys
 cp "$3" host.tar
 mkdir old; pivot_root . old; umount -l old; rmdir old
 cd /
@@ -52,7 +53,7 @@ def throw_away(plash, host_tar, tmp_path):
         if kind_of_user() != "root":
             # Inside, plash is started by a user without privileges.
             inner = "chown -R 0:0 /store; unshare --user --map-user=1000 --map-group=1000 " + inner
-        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        words = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]
         words += ["sh", "-c", setup + inner, "sh", tmp_path / "throw-away", ROOT, host_tar]
         return plash("sudo", *words)
 
@@ -64,11 +65,20 @@ DESTRUCTIVE = {
     "rm of homes": "rm -rf /home/* /tmp/* /root /host /var /run || :",
     "find -delete": "find / -xdev -delete 2>/dev/null || :",
     "find -delete everywhere": "find / -delete 2>/dev/null || :",
+    "find that follows links": "find -L / /proc/[0-9]* -maxdepth 9 -name file -delete 2>/dev/null; :",
     "find of compiled files": "find / -name file -delete || :",
     "chown": "chown -R 5 / || :",
     "chmod": "chmod -R 0 / || :",
+    "chmod of devices": "cd /dev; chmod 0 null zero tty; chown 5 null full; touch -d @0 random; : >null",
+    "descriptors": "for n in 3 4 5 6 7 8 9; do rm -f /proc/1/fd/$n/home/u/file /proc/1/fd/$n/file; done; :",
+    "open files": "rm -f /proc/self/fd/7/file; echo x >&8; echo x >&9; :",
+    "other roots": "for p in /host/proc/[0-9]*; do rm -f $p/root/srv/file $p/cwd/file $p/fd/*/file; done; :",
+    "other roots' mounts": "for p in /host/proc/[0-9]*; do nsenter --mount=$p/ns/mnt rm -f /srv/file; done; :",
+    "host name": "hostname changed; mount -t proc proc /mnt; echo changed >/mnt/sys/kernel/hostname; :",
+    "shared memory": "ipcrm --all; :",
     "kill": "kill -9 -1; echo still here",
     "remount": "mount -o remount,rw,bind /host; rm -rf /host/home/u/file /host/etc/file || :",
+    "bind and remount": "mkdir /m; mount --bind /host/srv /m; mount -o remount,rw,bind /m; rm -f /m/file; :",
     "unmount": "umount -l /host; umount -l /dev; umount -l /proc; rm -rf /host/* || :",
     "move": "mv /host/home/u/file /x; cp /bin/true /host/home/u/file; : >/host/etc/file || :",
 }
@@ -77,26 +87,33 @@ DESTRUCTIVE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("code", DESTRUCTIVE.values(), ids=DESTRUCTIVE)
 def test_a_build_cannot_destroy_the_host(throw_away, code):
-    tools = "sh rm find chown chmod mount umount mv cp true ls cat kill sleep"
+    tools = (
+        "sh rm find chown chmod mount umount mv cp true ls cat kill sleep touch nsenter hostname"
+        " ipcrm mkdir"
+    )
     # Others write to the devices, which changes their times.
     listing = (
-        "{ find / /opt/mount -xdev ! -path '/store*' ! -path '/proc/*' -printf '%p %y %m %U %s %T@\\n';"
-        " find /dev -xdev -printf '%p %y %m %U\\n'; }"
+        "{ find / /opt/mount -xdev '(' -path /store -o -path /proc -o -path /sys ')' -prune"
+        " -o -printf '%p %y %m %U %s %T@\\n'; find /dev -xdev -printf '%p %y %m %U\\n'; hostname;"
+        " ipcs --shmems; }"
     )
     done = throw_away(f"""
         exec 3>&2 2>/store/err
         trap 'cat /store/err >&3' EXIT
         id=$(/repo/libexec/plash-pull:host {tools})
         sleep 1000 & sleeps=$!
+        ipcmk --shmem 100 >/store/ids
+        cd /home/u; exec 7</home/u 8>>/srv/file 9</srv
         {listing} | sort >/store/before
-        /repo/libexec/plash-build $id {shlex.quote(code)} >/store/out 2>&1 || :
+        /repo/libexec/plash-build $id {shlex.quote("echo ran; " + code)} >/store/out 2>&1 || :
         {listing} | sort >/store/after
         diff /store/before /store/after >&2
         cat /home/u/file /tmp/file /srv/file /etc/file /opt/mount/file
         kill -0 $sleeps && kill $sleeps
-        tail -n 3 /store/out
+        ipcrm --all
+        grep -x ran /store/out
         """)
-    assert done.ok().out.startswith("precious\n" * 5)
+    assert done.ok().out == "precious\n" * 5 + "ran\n"
 
 
 def test_homes_are_the_images(plash, image):
