@@ -131,7 +131,7 @@ def _remove_whiteouts(root):
         os.utime(os.path.dirname(path), ns=(times.st_atime_ns, times.st_mtime_ns))
     if not removed:
         return []
-    first = os.fsdecode(removed[0])
+    first = os.fsdecode(removed[0]).removeprefix("./")
     return [
         f"{len(removed)} whiteouts of overlayfs left out, which hide nothing (the first: {first})"
     ]

@@ -123,6 +123,8 @@ class Points:
         mount.target = self.resolve(mount.target, placed)
         if mount.target == "/":
             raise OSError(errno.EBUSY, "that is the root directory in the image")
+        if f"{mount.target}/".startswith("/host/"):
+            raise OSError(errno.EBUSY, "links of the image lead to /host, where the host is")
         covering = _covering(mount.target, placed)
         if not covering:
             found = self.find(mount.target)
@@ -242,7 +244,10 @@ class Points:
 
     def read(self, path: str) -> "str | None":
         """The text of a regular file of the image; None if there is none."""
-        found = self.find(self.resolve(path))
+        try:
+            found = self.find(self.resolve(path))
+        except OSError:
+            return None  # a loop of links
         if not found:
             return None
         # Not to wait for a FIFO's writer; and links have been followed, inside the image.

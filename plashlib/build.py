@@ -224,8 +224,9 @@ def _run_command(command, view, user):
     """Run command in the mounted image; returns its exit status."""
     for kind in processes.FirstChild, processes.DependentChild:
         view.processes.own = kind is processes.FirstChild
-        view.watch = _watch()
-        container.prepare_emulation(view)
+        if not user or user.uid == 0:
+            view.watch = _watch()
+            container.prepare_emulation(view)
         try:
             child = kind(_init, command, view, user)
         except OSError as error:

@@ -99,6 +99,8 @@ def environment(
     passed = {
         name: value for name, value in given.items() if name in kept or name.startswith(prefixes)
     }
+    if not passed.get("HOME"):
+        passed.pop("HOME", None)  # as if it were not set
     if shared:
         for name in SOCKETS:
             if os.path.exists(socket(name, given) or ""):
@@ -132,6 +134,8 @@ def entries(home_directory: str) -> "dict[str, str]":
     import pwd
 
     uid, gid = os.geteuid(), os.getegid()
+    if {":", "\n"} & set(home_directory):
+        home_directory = "/"  # passwd(5) can't hold it
     try:
         user = pwd.getpwuid(uid)
         name, real_name = user.pw_name, user.pw_gecos

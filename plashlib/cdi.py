@@ -10,6 +10,7 @@ in its layer of mount points, so that no build captures them.
 import errno
 import json
 import os
+import stat
 
 from plashlib import Error, binds, loader, namespaces
 
@@ -114,14 +115,17 @@ def add(view: "container.View", names: "list[str]") -> None:
     wanted: list[Device] = []
     known = problems = None
     for name in names:
-        if name[:1] in "/.":
-            view.mounts.append(binds.Bind(_existing(os.path.abspath(name)), requested=True))
+        if name.startswith(("/", ".")):
+            path = _existing(os.path.abspath(name))
+            if not _has_devices(path):
+                raise Error(f"not a device: {name} (-b binds files and directories)")
+            view.mounts.append(binds.Bind(path, requested=True))
             continue
         if known is None:
             known, problems = devices()
         if name not in known:
             why = f": {problems[0]}" if problems else " (see plash device)"
-            raise Error(f"no device: {name}{why}")
+            raise Error(f"no device: {name or repr(name)}{why}")
         wanted.append(known[name])
     edits = Edits(view)
     seen = set()
@@ -135,6 +139,12 @@ def add(view: "container.View", names: "list[str]") -> None:
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise Error(f"{device.path} is no CDI specification: {error}") from None
     edits.finish()
+
+
+def _has_devices(path):
+    """Whether path is a device, or a directory of devices such as /dev/dri."""
+    paths = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
+    return any(stat.S_IFMT(os.stat(each).st_mode) in (stat.S_IFCHR, stat.S_IFBLK) for each in paths)
 
 
 class Edits:

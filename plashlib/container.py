@@ -7,7 +7,7 @@ terminal, signals and exit status are the command's own.
 import errno
 import os
 
-from plashlib import Error, binds, caller, execution, ids, namespaces, store
+from plashlib import Error, binds, caller, datadir, execution, ids, namespaces, store
 
 HOST_DIRECTORIES = ("/dev", "/proc", "/sys")
 HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
@@ -55,6 +55,7 @@ class View:
         self.watch = None
         unkept = self.working_directory.warning
         self.warnings = [unkept] if unkept and not directory else []
+        self.make_directory = False  # whether directory is made if the image lacks it
         self.edits: list = []  # called with the binds.Points and the mounts that are placed
         self.mounts = self._default_mounts()
         if devices:
@@ -72,6 +73,8 @@ class View:
         from plashlib import users
 
         user = users.find(self.user, points.read)
+        if user.uid:
+            self.emulate = None  # for root alone, chown(2) and the like succeed
         own = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
         for name in own.keys() - self.given:
             self.environment.pop(name, None)
@@ -194,7 +197,7 @@ def _write_entries(points, view):
             if name != line.split(":")[0] and [number] != line.split(":")[2:3]
         ]
         _write_lines(points, path, [*lines, entry])
-    if view.root_home:
+    if view.root_home and not {":", "\n"} & set(view.root_home):
         # Programs such as ssh and java look for root's home there, others in HOME.
         lines = (points.read("/etc/passwd") or "").splitlines()
         fields = [line.split(":") for line in lines]
@@ -357,6 +360,7 @@ def make_layer(image: store.Image, root: str, own: "str | None" = None) -> None:
     own is the path of the image's own layer, if that is not in the store. Raises Error, OSError.
     """
     os.mkdir(root)
+    datadir.drop_acls(root)
     try:
         binds.copy_attributes(own or image.path + "/_data/root", root)
     except FileNotFoundError:
@@ -392,6 +396,8 @@ def change_directory(view: View) -> None:
     if view.directory is not None:
         try:
             os.chdir("/")
+            if view.make_directory:
+                os.makedirs(view.directory, exist_ok=True)
             os.chdir(view.directory)
         except OSError as error:
             where = view.directory or "''"

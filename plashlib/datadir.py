@@ -125,6 +125,7 @@ def _create(data):
     from plashlib import locks
 
     lock = locks.own(data)
+    drop_acls(data)
     if not _has_marker(data):
         if set(os.listdir(data)) - {"lost+found"} and not _is_older(data):
             raise Error(
@@ -149,6 +150,18 @@ def _create(data):
         except FileExistsError:
             pass
     os.close(lock)
+
+
+def drop_acls(directory: str) -> None:
+    """Remove the ACLs that a directory has from the one that it was made in; see acl(5).
+
+    All that is made in it would have them too, whatever the umask is.
+    """
+    for name in "system.posix_acl_default", "system.posix_acl_access":
+        try:
+            os.removexattr(directory, name)
+        except OSError:
+            pass  # it has none
 
 
 def nodes(data: str) -> "Iterator[str]":

@@ -138,9 +138,8 @@ def _answer_ids(positions, action):
     for position in positions:
         code += [
             _load_argument(position),
-            _instruction(JUMP_EQUAL, 0, if_equal=3),
-            _instruction(JUMP_EQUAL, NO_ID, if_equal=2),
-            _instruction(JUMP_EQUAL, NO_ID_16, if_equal=1),
+            _instruction(JUMP_EQUAL, 0, if_equal=2),
+            _instruction(JUMP_EQUAL, NO_ID, if_equal=1),
             action,
         ]
     return [*code, SUCCEED]
@@ -334,6 +333,7 @@ def _given_away(arch, number, arguments):
     for known, bits, numbers in ABIS[os.uname().machine]:
         if known == arch:
             name = next(each for each in numbers if numbers[each] == number & bits)
+            unset = NO_ID_16 if name + "32" in numbers else NO_ID
     name = name.removesuffix("32")
     for positions, names in IDS.items():
         if name in names:
@@ -341,9 +341,7 @@ def _given_away(arch, number, arguments):
             kinds = ("uid", "gid") if "chown" in name else [own] * len(positions)
             ids = [arguments[position] & NO_ID for position in positions]
             return {
-                f"{kind} {number}"
-                for kind, number in zip(kinds, ids)
-                if number not in (0, NO_ID, NO_ID_16)
+                f"{kind} {number}" for kind, number in zip(kinds, ids) if number not in (0, unset)
             }
     return {DEVICES}
 

@@ -15,6 +15,11 @@ SINGLE = {"workingdir": "WorkingDir", "user": "User", "stop-signal": "StopSignal
 # Changes that add to a setting or remove from it: NAME- removes one, - all.
 KEYED = {"label": "Labels", "port": "ExposedPorts", "volume": "Volumes"}
 ARGV = {"entrypoint": "Entrypoint", "cmd": "Cmd", "shell": "Shell"}
+TYPES: "dict[str, type]" = {
+    **dict.fromkeys(("User", "WorkingDir", "StopSignal"), str),
+    **dict.fromkeys(("Entrypoint", "Cmd", "Shell", "OnBuild"), list),
+    **dict.fromkeys(("Labels", "Volumes", "ExposedPorts"), dict),
+}
 OPTIONS = ("env", *SINGLE, *ARGV, *KEYED, "arch")
 SHELL = ["/bin/sh", "-c"]
 
@@ -41,7 +46,23 @@ def read(image: store.Image) -> dict:
     if not isinstance(config, dict) or not isinstance(config.get("config") or {}, dict):
         raise Error(f"the configuration of image {image.id} is not a JSON object")
     config["config"] = config.get("config") or {}
+    for name, value in config["config"].items():
+        if name in TYPES and value is not None and not _is_sound(value, TYPES[name]):
+            raise Error(f"image {image.id} has an unsound {name}: {json.dumps(value)[:60]}")
     return config
+
+
+def _is_sound(value, kind):
+    """Whether a setting is of the type that the OCI image specification's config.md says."""
+    texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+    return isinstance(value, kind) and all(map(_is_text, texts))
+
+
+def _is_text(value):
+    """Whether a value is a string that a file, an argument or a variable can hold."""
+    return isinstance(value, str) and not any(
+        character == "\0" or "\ud800" <= character <= "\udfff" for character in value
+    )
 
 
 def platform(text: "str | None") -> "tuple[str, str, str]":

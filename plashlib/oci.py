@@ -183,5 +183,7 @@ def choose(index: dict, platform: "tuple[str, str, str]") -> dict:
     same = [key for key in found if key[:2] == platform[:2] and not platform[2]]
     if same:
         return found[max(same)]
+    if ("", "", "") in found:
+        return found["", "", ""]  # that may be for any, as the specification has it
     known = ", ".join("/".join(filter(None, key)) for key in found if key[0] != "unknown")
-    raise Error(f"no image for {'/'.join(filter(None, platform))} (there are: {known})")
+    raise Error(f"no image for {'/'.join(filter(None, platform))} (there are: {known or 'none'})")

@@ -15,6 +15,8 @@ PIECE = 1 << 20  # what is read at once, in bytes
 
 # What tar says at the end of an archive, with --block-number, where blocks of zeros are missing.
 NO_END = "** End of File **"
+# What tar says where a user namespace can't make a device node.
+NO_NODE = ": Cannot mknod: Operation not permitted"
 # What tar says, by its words, and what that means: nothing (None), or what was left out, which
 # plash says once, with a count. The first that fits counts; all else is a failure.
 COMPLAINTS = (
@@ -22,6 +24,9 @@ COMPLAINTS = (
     ("Removing leading", None),
     ("time stamp", None),
     ("Ignoring unknown extended header", None),
+    ("Extracting contiguous files as regular files", None),
+    ("extracted as normal file", None),
+    ("Substituting `.' for empty member name", None),
     ("A lone zero block", None),
     ("** Block of NULs **", None),
     (NO_END, None),
@@ -29,7 +34,7 @@ COMPLAINTS = (
     ("file is on a different filesystem; not dumped", None),
     ("socket ignored", "sockets left out, which no archive holds"),
     (
-        "Cannot mknod: Operation not permitted",
+        NO_NODE,
         "device nodes left out, which a user namespace can't make",
     ),
     ("Cannot mknod: ", "device nodes left out, which this filesystem can't hold"),
@@ -204,7 +209,10 @@ def _stdin(source):
 def left_out(lines):
     """Return warnings, one for each kind of COMPLAINTS, and the lines that are none of them."""
     found, rest = {}, []
+    nodes = {_file(line.partition(": ")[2]) for line in lines if ": Cannot mknod: " in line}
     for line in lines:
+        if _linked(line) in nodes:
+            line = line.partition(": Cannot hard link")[0] + NO_NODE
         for words, summary in COMPLAINTS:
             if words in line:
                 if summary:
@@ -214,7 +222,7 @@ def left_out(lines):
             rest.append(line)
     # tar may say the same of one file twice, in other words.
     return [
-        f"{len({_file(line) for line in lines})} {summary} (the first: {lines[0]})"
+        f"{len({_file(line) for line in lines})} {summary} (the first: {_file(lines[0])})"
         for summary, lines in found.items()
     ], rest
 
@@ -223,6 +231,11 @@ def _file(line):
     """Return the file that tar speaks of: in quotes, or before the first colon."""
     _, quote, rest = line.partition(" file '")
     return rest.rpartition("'")[0] if quote else line.partition(": ")[0]
+
+
+def _linked(line):
+    """Return the name of the file that tar can't find to link to; "" for another line."""
+    return line.partition(": Cannot hard link to '")[2].rpartition("': No such file")[0]
 
 
 def _raise_failure(verb, processes, lines):
@@ -242,6 +255,7 @@ def _raise_failure(verb, processes, lines):
     # tar's word for a disk that fills up in the middle of a file.
     file, full, _ = why.partition(": Wrote only ")
     why = file + ": No space left on device" if full else why
+    why = "it is compressed twice" if "Archive is compressed" in why else why
     why = why.removeprefix("tar: ").removeprefix("-: ").removeprefix("Cannot write: ")
     raise Error(f"cannot {verb}: {why}")
 

@@ -130,8 +130,12 @@ class _Layer:
         self._parents = {(): b"/"}  # parsed directory names to where they are
         self._implied, self._times, self._links = {b"/"}, {}, {}
         self._whiteouts, self._opaque, self._lost = set(), set(), {}
+        self._default_acls = {}  # of directories; what is made in these would get them
+        self._lost_devices = set()
 
     def answer(self):
+        for path, value in self._default_acls.items():
+            self._set(path, ACLS["SCHILY.acl.default"], value)
         for path, times in self._times.items():
             os.utime(path, ns=times)
         warnings = [f"{n} {what} (the first: {first})" for what, (n, first) in self._lost.items()]
@@ -144,7 +148,7 @@ class _Layer:
         }
 
     def _lose(self, what, path):
-        count, first = self._lost.get(what, (0, os.fsdecode(path[1:])))
+        count, first = self._lost.get(what, (0, os.fsdecode(path[1:]) or "."))
         self._lost[what] = count + 1, first
 
     def add_all(self, stream):
@@ -166,7 +170,8 @@ class _Layer:
             raise tarfile.ReadError("a header is damaged")
 
     def _add(self, info, stream):
-        parts = _parts(info.name)
+        # With sparse files of pax, tarfile takes another name for a long one.
+        parts = _parts(info.pax_headers.get("GNU.sparse.name", info.name))
         if any(part.startswith(WHITEOUT) for part in parts[:-1]):
             return
         if parts and parts[-1].startswith(WHITEOUT):
@@ -182,7 +187,7 @@ class _Layer:
         if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
             # A device 0/0 would be a whiteout of overlayfs's.
             if info.type == tarfile.CHRTYPE and not info.devmajor and not info.devminor:
-                self._lose(DEVICES, path)
+                self._lose_device(path)
                 return
         elif not (info.isreg() or info.isdir() or info.issym() or info.islnk() or info.isfifo()):
             self._lose(UNKNOWN, path)
@@ -214,11 +219,18 @@ class _Layer:
             try:
                 os.mknod(path, kind | 0o600, os.makedev(info.devmajor, info.devminor))
             except (PermissionError, OverflowError):
-                self._lose(DEVICES, path)
+                self._lose_device(path)
                 return
         self._set_attributes(path, info)
 
+    def _lose_device(self, path):
+        self._lose(DEVICES, path)
+        self._lost_devices.add(path)
+
     def _link(self, source, path):
+        if source in self._lost_devices:
+            self._lose_device(path)
+            return
         try:
             os.link(source, path, follow_symlinks=False)
         except FileNotFoundError:
@@ -262,6 +274,7 @@ class _Layer:
 
     def _make_room(self, path, for_directory):
         """Remove what an earlier entry made, as the last entry of a name counts."""
+        self._lost_devices.discard(path)
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:
@@ -275,7 +288,7 @@ class _Layer:
             _remove(path)
             self._parents = {(): b"/"}
             inside = path + b"/"
-            for kept in self._times, self._implied, self._links:
+            for kept in self._times, self._implied, self._links, self._default_acls:
                 for each in [each for each in kept if each == path or each.startswith(inside)]:
                     kept.discard(each) if kept is self._implied else kept.pop(each)
 
@@ -301,6 +314,7 @@ class _Layer:
 
     def _set_attributes(self, path, info):
         self._implied.discard(path)
+        self._default_acls.pop(path, None)
         if self._owners:
             try:
                 os.lchown(path, info.uid, info.gid)
@@ -326,16 +340,20 @@ class _Layer:
             return
         if name.startswith(DROPPED):
             return
-        what = ACLS_LOST if name in ACLS.values() else XATTRS
         if value is None:
-            self._lose(what, path)
-            return
+            self._lose(ACLS_LOST, path)
+        elif name == ACLS["SCHILY.acl.default"]:
+            self._default_acls[path] = value
+        else:
+            self._set(path, name, value)
+
+    def _set(self, path, name, value):
         try:
             os.setxattr(path, name, value, follow_symlinks=False)
         except OSError as error:
             if error.errno not in UNSETTABLE:
                 raise
-            self._lose(what, path)
+            self._lose(ACLS_LOST if name in ACLS.values() else XATTRS, path)
 
 
 def _parts(name):
@@ -351,10 +369,12 @@ def _parts(name):
 
 def _time(info):
     """An entry's modification time, in nanoseconds."""
-    text = info.pax_headers.get("mtime", str(int(info.mtime)))
-    seconds, _, fraction = text.partition(".")
-    limit = 1 << 40
-    return max(-limit, min(int(seconds), limit)) * 10**9 + int(f"{fraction[:9]:0<9}")
+    text = info.pax_headers.get("mtime") or str(info.mtime)
+    sign = -1 if text.startswith("-") else 1
+    seconds, _, fraction = text.lstrip("-").partition(".")
+    if not f"{seconds}{fraction}".isdigit():
+        raise ValueError(f"not a time: {text!r}")
+    return sign * (min(int(seconds or 0), 1 << 40) * 10**9 + int(f"{fraction[:9]:0<9}"))
 
 
 def _acl(text):

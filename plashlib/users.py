@@ -20,9 +20,12 @@ class User:
 def find(text: str, read) -> User:
     """The User of NAME, UID, NAME:GROUP or UID:GID. Raises Error if the image has none.
 
+    Without a name it is root; a group without a name is the user's own.
+
     read  returns the text of a file of the image by its path, or None
     """
-    who, colon, group = text.partition(":")
+    who, _, group = text.partition(":")
+    who = who or "0"
     entry = _entry(read(PASSWD), who)
     if entry:
         user = User(_number(entry[2]), _number(entry[3]), [], entry[0], entry[5] or "/")
@@ -31,7 +34,7 @@ def find(text: str, read) -> User:
     else:
         raise Error(f"the image has no user {who!r} in {PASSWD}")
     groups = read(GROUP)
-    if colon:
+    if group:
         found = _entry(groups, group, 3)
         if not found and not (group.isascii() and group.isdigit()):
             raise Error(f"the image has no group {group!r} in {GROUP}")
@@ -41,14 +44,18 @@ def find(text: str, read) -> User:
         user.groups = [
             int(each[2])
             for each in lines
-            if len(each) == 4 and user.name in each[3].split(",") and each[2].isdigit()
+            if len(each) == 4 and user.name in each[3].split(",") and _is_id(each[2])
         ]
     return user
 
 
+def _is_id(text):
+    return text.isascii() and text.isdigit() and int(text) <= HIGHEST_ID
+
+
 def _number(text):
     """The uid or gid that text is. Raises Error if there can be none."""
-    if not (text.isascii() and text.isdigit()) or int(text) > HIGHEST_ID:
+    if not _is_id(text):
         raise Error(f"not a uid or gid: {text}")
     return int(text)
 
