@@ -191,10 +191,16 @@ class Points:
         if path not in self._known:
             self._known[path] = [], self._search(path)
         found, rest = self._known[path]
-        yield from found
-        for entry in rest:
-            found.append(entry)
-            yield entry
+        index = 0
+        while True:
+            # Several look for entries of one path at the same time.
+            if index == len(found):
+                entry = next(rest, None)
+                if entry is None:
+                    return
+                found.append(entry)
+            yield found[index]
+            index += 1
 
     def _search(self, path):
         if not path:

@@ -52,8 +52,13 @@ def remembered(
     anew says to make it in any case; begin is called before that. Exits and raises as
     printed(), and raises as inputs.Inputs.
     """
-    if argv[0] == "check":
-        return printed(argv, b"")  # that one remembers, by content
+    if argv[0] in ("check", "build:file"):
+        # They remember, by content.
+        if anew:
+            os.environ["PLASH_NO_CACHE"] = "1"
+        if begin:
+            begin()
+        return printed(argv)
     found = inputs.Inputs(argv)
 
     def make():
@@ -72,8 +77,9 @@ def printed(argv: "list[str]", stdin: "bytes | None" = None) -> str:
     Exits with its status if it fails. Raises Error if what it prints is not the id of an image.
     """
     command = docs.find(argv[0])
-    if command and not docs.header(command).may_print_id():
-        raise Error(f"`plash {argv[0]}` prints no id of an image; there is nothing to remember")
+    header = docs.header(command) if command else None
+    if header and header.prints and not header.prints_new_image(argv[1:]):
+        raise Error(f"`plash {argv[0]}` makes no image; there is nothing to remember")
     reader, writer = os.pipe()
 
     def run():
@@ -143,7 +149,7 @@ def recall(argv: "list[str]", remember: bool = False) -> None:
         argv = [*argv[:first], saved(), *argv[first:]]
     elif "ID" in operands[1:] and roles.count(headers.OPERAND) == operands.index("ID"):
         argv = [*argv, saved()]  # as for `map NAME`
-    if file and not header.prints_new_image():
+    if file and not header.prints_new_image(argv[1:]):
         become(argv)
     if not file or not remember:
         _begin()

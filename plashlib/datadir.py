@@ -82,7 +82,8 @@ def _is_whole(data):
             os.stat(f"{data}/{part}")
         os.lstat(f"{data}/index/{EMPTY}")
         os.stat(data + "/id_counter")
-        private = not any(os.stat(f"{data}/{name}").st_mode & 0o077 for name in PRIVATE)
+        # A link has the mode 0777.
+        private = not any(os.lstat(f"{data}/{name}").st_mode & 0o077 for name in PRIVATE)
     except OSError:
         return False
     return private and _has_marker(data)
@@ -125,7 +126,17 @@ def _create(data):
     from plashlib import locks
 
     lock = locks.own(data)
+    try:
+        _create_locked(data)
+    finally:
+        os.close(lock)
+
+
+def _create_locked(data):
     drop_acls(data)
+    for name in PRIVATE:
+        if os.path.islink(f"{data}/{name}"):
+            raise Error(f"{data}/{name} is a symbolic link, and what that leads to is not plash's")
     if not _has_marker(data):
         if set(os.listdir(data)) - {"lost+found"} and not _is_older(data):
             raise Error(
@@ -149,7 +160,6 @@ def _create(data):
             os.symlink(".." + directory[len(data) :], f"{data}/index/{os.path.basename(directory)}")
         except FileExistsError:
             pass
-    os.close(lock)
 
 
 def drop_acls(directory: str) -> None:

@@ -152,13 +152,13 @@ class Header:
         required = [element.name for element in self.operands() if not element.optional]
         return required[:1] == ["ID"]
 
-    def prints_new_image(self) -> bool:
-        """Whether the command makes an image and prints its id."""
-        return self.prints == "new ID"
+    def prints_new_image(self, arguments: "list[str] | tuple[()]" = ()) -> bool:
+        """Whether the command, with these arguments, makes an image and prints its id.
 
-    def may_print_id(self) -> bool:
-        """Whether the command may print an image's id, as far as its header tells."""
-        return not self.prints or "ID" in self.prints or "what" in self.prints
+        What it prints is "new ID" then, and nothing else; some do so "with options".
+        """
+        with_options = self.prints.endswith("or new ID with options")
+        return self.prints == "new ID" or with_options and OPTION in self.roles([*arguments])
 
     def stops_at_operand(self) -> bool:
         """Whether all that follows the first operand is an operand too, as in `run ID ls -l`."""

@@ -11,7 +11,8 @@ import stat
 from plashlib import Error, docs, headers, store
 
 # Of plash's own variables, all others count.
-SETTINGS = ("PLASH_DATA", "PLASH_DEBUG", "PLASH_EXPORT", "PLASH_NO_", "PLASH_TEST_")
+SETTINGS = "PLASH_DATA", "PLASH_DEBUG", "PLASH_EXPORT"
+PREFIXES = "PLASH_NO_", "PLASH_TEST_"
 TRANSPORTS = ("oci", "oci-archive", "docker-archive", "dir")  # of skopeo, that name a path here
 BLOCK = 1 << 20  # bytes read at once
 
@@ -127,15 +128,14 @@ def _variables(runs):
     """The variables of this environment that count."""
     exported = os.environ.get("PLASH_EXPORT", "").split(":") if runs else []
     prefixes = tuple(name[:-1] for name in exported if name.endswith("*"))
-    return sorted(
-        f"{name}={value}"
-        for name, value in os.environ.items()
-        if name in exported
-        or prefixes
-        and name.startswith(prefixes)
-        or name.startswith("PLASH_")
-        and not name.startswith(SETTINGS)
-    )
+
+    def counts(name):
+        if name in exported or prefixes and name.startswith(prefixes):
+            return True
+        is_setting = name in SETTINGS or name.startswith(PREFIXES)
+        return name.startswith("PLASH_") and not is_setting
+
+    return sorted(f"{name}={value}" for name, value in os.environ.items() if counts(name))
 
 
 def _tree(path, content):

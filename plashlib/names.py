@@ -77,5 +77,14 @@ def remove(name: str) -> None:
 
 def all_names() -> "list[tuple[str, str]]":
     """All names with the ids of their images, sorted."""
-    found = sorted(os.listdir(store.path() + "/map"))
-    return [(name, image_id) for name in found for image_id in [lookup(name)] if image_id]
+    directory = store.path() + "/map"
+    found = [(name, target(f"{directory}/{name}")) for name in sorted(os.listdir(directory))]
+    return [(name, image_id) for name, image_id in found if image_id and _is_valid(name)]
+
+
+def _is_valid(name):
+    """Whether a name is one that assign() gives, rather than a link of somebody else's."""
+    try:
+        return bool(_link(name))
+    except Error:
+        return False

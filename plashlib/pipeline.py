@@ -213,8 +213,10 @@ def left_out(lines):
     for line in lines:
         if _linked(line) in nodes:
             line = line.partition(": Cannot hard link")[0] + NO_NODE
+        # Without the file's name, which may have any words in it, where more is said of it.
+        said = ": ".join(line.split(": ")[-2:])
         for words, summary in COMPLAINTS:
-            if words in line:
+            if words in said:
                 if summary:
                     found.setdefault(summary, []).append(line.partition(": ")[2])
                 break

@@ -3,6 +3,7 @@
 It rests on proc(5), pid_namespaces(7), prctl(2) and fork(2).
 """
 
+import errno
 import os
 
 from plashlib import Error, namespaces
@@ -62,6 +63,10 @@ def _status(pid):
     """A process's parent, session, and start in clock ticks after boot. Raises OSError."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError(
+            errno.ESRCH, os.strerror(errno.ESRCH)
+        )  # it only waits to be reaped
     return fields[1], fields[3], fields[19]
 
 

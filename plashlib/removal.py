@@ -1,29 +1,41 @@
 """Removal of images: they go in one rename(2), and their files are deleted afterwards."""
 
+import errno
 import os
 
-from plashlib import Error, locks, mountinfo, processes, store, work
+from plashlib import Error, locks, mountinfo, names, processes, store, work
 
 
 def remove(
-    images: "list[store.Image]", observer: processes.Observer, used: str = "refuse"
+    images: "list[store.Image]",
+    observer: processes.Observer,
+    used: str = "refuse",
+    recursive: bool = True,
 ) -> "list[tuple[str, str]]":
-    """Remove Images, children before their parents, with all that was built on them.
+    """Remove Images, children before their parents.
 
-    observer was started before this process entered a user namespace. used says what happens to
-    images that processes use: "refuse" raises an Error that names the pids, and removes nothing;
-    "keep" leaves them; "remove" removes them too.
+    observer   was started before this process entered a user namespace
+    used       what happens to images that processes use: "refuse" raises an Error that names the
+               pids, and removes nothing; "remove" removes them too; "keep" leaves them, and those
+               that have a name, that another user made, or that others were built on
+    recursive  remove what was built on them too; else that is an Error
 
     A background process deletes their files. Returns the names that were removed too, as pairs
-    of name and id. Raises Error if an image is missing.
+    of name and id. Raises Error if an image is missing, OSError.
     """
-    with work.Work(work.REMOVED + os.urandom(8).hex()) as removed:
+    try:
+        removed = work.Work(work.REMOVED + os.urandom(8).hex())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _remove_on_full_disk(images, observer, used, recursive)
+    with removed:
         lock = locks.lock(store.path() + "/index")
         away = []
         try:
             # The first look leaves images in use where they are. The second one finds processes
             # that came meanwhile; processes that come later find that the image is gone.
-            images = _removable(images, observer, used)
+            images = _removable(_chosen(images, used, recursive), observer, used)
             for image in images:
                 os.rename(image.path, f"{removed.path}/{image.id}")
                 away.append(image)
@@ -35,10 +47,53 @@ def remove(
                 raise Error(f"no image: {', '.join(missing)}") from None
             raise
         _put_back(removed, [image for image in away if image in kept])
-        names = _forget_missing_locked()
+        gone = _forget_missing_locked()
         os.close(lock)
         removed.delete_in_background()
-    return names
+    return gone
+
+
+def _remove_on_full_disk(images, observer, used, recursive):
+    """As remove(), where there is no room for a directory; their files are deleted at once."""
+    lock = locks.lock(store.path() + "/index")
+    for image in _removable(_chosen(images, used, recursive), observer, used):
+        directory = f"{store.path()}/tmp/{work.REMOVED}{os.urandom(8).hex()}"
+        its_lock = locks.lock(image.path)
+        os.rename(image.path, directory)
+        if _removable([image], observer, used):
+            work.delete(directory)
+        else:
+            os.rename(directory, image.path)
+        os.close(its_lock)
+    gone = _forget_missing_locked()
+    os.close(lock)
+    return gone
+
+
+def _chosen(images, used, recursive):
+    """Those of the Images that go by remove()'s rules; index/ is locked, so there come no more."""
+    if used != "keep" and recursive:
+        return images
+    owner = os.stat(store.path()).st_uid
+    named = {image_id for _, image_id in names.all_names()}
+    chosen: dict[str, store.Image] = {image.path: image for image in images if used != "keep"}
+    for image in images:
+        try:
+            others = [child.id for child in image.children() if child.path not in chosen]
+            own = os.stat(image.path).st_uid == owner
+        except FileNotFoundError:
+            if used == "keep":
+                continue
+            raise Error(f"no image: {image.id}") from None
+        if used == "keep":
+            if own and not others and image.id not in named:
+                chosen[image.path] = image
+        elif others:
+            raise Error(
+                f"image {image.id} has images that were built on it: {', '.join(others)}"
+                " (use --recursive to remove them too)"
+            )
+    return [*chosen.values()]
 
 
 def _removable(images, observer, used):
@@ -85,7 +140,10 @@ def forget_missing() -> None:
     os.close(lock)
     for entry in os.scandir(store.path() + "/recall"):
         if not processes.marks_live_process(entry.name):
-            os.unlink(entry.path)
+            try:
+                os.unlink(entry.path)
+            except OSError:
+                pass  # another command was faster, or it is none of plash's
     processes.forget_pid_namespaces(store.path())
 
 
@@ -97,9 +155,12 @@ def _forget_missing_locked():
     data = store.path()
     for entry in os.scandir(data + "/index"):
         if entry.is_symlink() and entry.name.isdigit():
-            node = store.node(entry.name)
-            if not store.is_image(node):
-                store.discard(entry.path, node)
+            try:
+                node = store.node(entry.name)
+                if not store.is_image(node):
+                    store.discard(entry.path, node)
+            except OSError:
+                pass  # it is damaged, and plash doctor says what to do
     removed = []
     for directory in "map", "cache":
         for entry in os.scandir(f"{data}/{directory}"):

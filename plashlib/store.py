@@ -194,9 +194,11 @@ def _named(name):
     if name not in ("", ".", "..") and "/" not in name and len(os.fsencode(name)) < 256:
         link = f"{path()}/map/{name}"
         if os.path.lexists(link):
-            if os.path.exists(link):
-                return Image(node(os.path.basename(os.readlink(link))))
-            raise Error(f"no image: the one with the name {name!r} was removed")
+            try:
+                os.stat(link)
+            except FileNotFoundError:
+                raise Error(f"no image: the one with the name {name!r} was removed") from None
+            return Image(node(os.path.basename(os.readlink(link))))
     raise Error(f"no image: {name!r} is neither an id nor a name")
 
 
@@ -260,6 +262,7 @@ def stack(
         files = {name: parent.read(name) for name in INHERITED}
         files[history.FILE] = history.made()
         for name, content in {**files, **(config or {})}.items():
+            assert "/" not in name
             if content:
                 _write(f"{directory_of_new}/_data/{name}", content)
         if file:

@@ -147,5 +147,5 @@ def wait_for_deletions() -> None:
         if name.startswith(REMOVED):
             try:
                 os.close(locks.lock(f"{directory}/{name}"))
-            except FileNotFoundError:
-                pass
+            except OSError:
+                pass  # it has gone; or it is root's, and garbage() says so

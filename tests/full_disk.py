@@ -76,3 +76,16 @@ def test_full_disk(store, what, name):
     store.works()
     print(f"{failures} failures of {name}, then enough {what}")
     assert failures
+
+
+def test_images_can_be_removed_from_a_full_disk(store):
+    data = store.plash.data
+    child = store.plash("build", "1", step("x")).id
+    number = store.plash("build", "1", step("y")).id
+    for words in ["rm", child], ["shrink", "--unused-for=0s"]:
+        used = os.statvfs(data)
+        mount(data, inodes=used.f_files - used.f_ffree)
+        store.plash(*words).ok()
+        mount(data)
+        store.clean()
+    assert int(number) not in store.visible()

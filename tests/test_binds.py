@@ -111,3 +111,30 @@ def test_a_build_captures_no_mount_point(files, image, layers):
     built = files("build", "-b", "F:/opt/new/f", "-b", "E:/etc/e", image, "cat /opt/new/f /etc/e/f")
     assert built.ok().err == "bound\nof E\n"
     assert layers(built.id) == []
+
+
+def test_the_images_users_stay_with_a_bind_beside_them(plash, image):
+    """The files of lower layers are looked for while those of upper ones are."""
+    plash("run", image, "true").ok()
+    upper = plash("build", image, "echo x >/etc/foo").id
+    (plash.place / "d").mkdir()
+    code = "echo nobody:x:65534:65534::/:/bin/sh >>/etc/passwd"
+    base = plash("build", image, code).id
+    upper = plash("build", base, "echo x >/etc/foo").id
+    done = plash(
+        "run", "-b", "d:/data", "-b", "d:/etc/d", upper, "grep", "-c", "nobody", "/etc/passwd"
+    )
+    assert int(done.ok().out) >= 1
+    env = {"HOME": f"{plash.place}/elsewhere"}
+    done = plash(
+        "run", "--as-me", "-b", "d:/data", upper, "grep", "-c", "nobody", "/etc/passwd", env=env
+    )
+    assert int(done.ok().out) >= 1
+
+
+def test_links_to_host_take_no_bind(plash, image):
+    linked = plash("build", image, "ln -s /host/var/tmp /l; mkdir /q; ln -s ../host /q/h").id
+    (plash.place / "d").mkdir()
+    for target in "/l", "/l/below", "/q/h":
+        error = plash("run", "-b", f"d:{target}", linked, "true").error
+        assert "cannot bind" in error and "/host" in error

@@ -213,7 +213,7 @@ def test_cache_of_a_command_that_fails(plash, image, tmp_path):
     assert (plash.place / "log").read_text() == "x\nx\n"
     assert (
         plash("cache", "version").error
-        == "plash cache: `plash version` prints no id of an image; there is nothing to remember"
+        == "plash cache: `plash version` makes no image; there is nothing to remember"
     )
     assert "did you mean build" in plash("cache", "buidl", "1").error
     assert os.listdir(plash.data / "cache") == []
@@ -260,7 +260,7 @@ def test_the_one_that_waits_takes_over(plash, image, number):
     wait_for(lambda: lines(log) == 2)
     (plash.place / "go").touch()
     out = second.communicate(timeout=60)[0].decode().strip()
-    assert plash("cache", "id", out).id == out
+    assert plash("id", out).id == out
     images = [name for name in os.listdir(plash.data / "index") if name != "0"]
     assert sorted(images) == sorted([image, out])
     wait_for(lambda: plash.leftovers() == [])

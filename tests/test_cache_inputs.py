@@ -377,3 +377,53 @@ def test_a_directory_with_files_of_subordinate_ids(plash, image):
     plash("sudo", "sh", "-c", "echo 2 >root/private/f").ok()
     assert plash("cache", "pull:dir", "root").id != first
     plash("sudo", "rm", "-rf", plash.place / "root").ok()
+
+
+def test_a_containerfile_remembers_by_its_content(plash, image):
+    plash("map", "base", image).ok()
+    made = {}
+    for project in "one", "two":
+        (plash.place / project).mkdir()
+        (plash.place / project / "Containerfile").write_text(
+            f"FROM base\nRUN echo {project} >/out\n"
+        )
+        made[project] = plash("cache", "build:file", ".", cwd=plash.place / project).id
+    assert made["one"] != made["two"]
+    again = plash("cache", "build:file", "one")
+    assert again.id == made["one"]
+    (plash.place / "one/Containerfile").write_text("FROM base\nRUN echo new >/out\n")
+    assert plash("cache", "build:file", "one").id not in made.values()
+    fresh = plash("cache", "--refresh", "build:file", "two").id
+    assert fresh not in made.values()
+    assert plash("cache", "build:file", "-f", "-", "two", input="FROM base\nLABEL a=b\n").ok()
+
+
+def test_what_makes_no_image_is_not_remembered(plash, image):
+    plash("map", "tools", image).ok()
+    for words in (
+        ["map", "tools"],
+        ["id", "tools"],
+        ["cache", "id", "1"],
+        ["do", "id"],
+        ["recall", "id"],
+    ):
+        assert "makes no image" in plash("cache", *words).error
+
+
+def test_variables_that_begin_like_plashs_own(plash, image):
+    first = plash("cache", "build", image, "true", env={"PLASH_DATASET": "a"}).id
+    assert plash("cache", "build", image, "true", env={"PLASH_DATASET": "b"}).id != first
+
+
+def test_config_is_a_step(plash, project):
+    lines = [
+        "plash do pull:tarfile host.tar",
+        "plash do config --env=A=b",
+        "plash do run sh -c 'echo $A'",
+    ]
+    assert script(plash, project, *lines).ok().out == "b\n"
+    lines = ["plash do config | head -n 1", "plash do config --env==x", "plash do run echo ran"]
+    result = script(
+        plash, project, "plash do pull:tarfile host.tar", "plash do config --env=A=b", *lines
+    )
+    assert (result.status, result.out) == (1, "{\n") and result.err.endswith(AFTER_FAILURE)

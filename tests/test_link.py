@@ -248,3 +248,16 @@ def test_a_squashfs_file_that_was_cut_off(plash, image):
     error = plash("link", file).error
     assert error.startswith(f"plash link: {file} was cut off: ") and error.endswith(" are missing")
     assert sorted(os.listdir(plash.data / "index")) == ["0", image]
+
+
+def test_what_a_file_says_of_itself_leads_nowhere_else(plash, image):
+    file = plash.place / "image.sqfs"
+    configured = plash("config", "--env=X=y", image).id
+    plash("push:squashfs", configured, file).ok()
+    content = file.read_bytes()
+    marker = content.rindex(b"plash image\n") + len("plash image\n")
+    said = {"../../../../../EVIL": "evil", "made.json": "[]", "env": "A=b"}
+    file.write_bytes(content[:marker] + json.dumps(said).encode())
+    number = plash("link", file).id
+    assert not list(plash.place.rglob("EVIL")) and plash("history", number).ok()
+    assert plash("run", number, "printenv", "A").ok().out == "b\n"

@@ -1,9 +1,11 @@
 """shrink: which images go, and in what order."""
 
 import os
+import shutil
 import time
 
 import pytest
+from world import wait_for
 
 DAY = 86400
 
@@ -124,3 +126,23 @@ def test_what_is_no_age_and_no_size(plash, image, option, what):
     error = plash("shrink", option).error
     assert error.startswith(f"plash shrink: not a{'n' * (what == 'age')} {what}: ")
     assert images(plash) == [image]
+
+
+def test_what_is_named_or_built_on_meanwhile_stays(plash, family):
+    """As they are measured, which may take minutes."""
+    slow = plash.place / "slow"
+    slow.mkdir()
+    go = plash.place / "go"
+    (slow / "du").write_text(
+        f'#!/bin/sh\n: >{go}.du\nwhile [ ! -e {go} ]; do sleep 0.05; done\nexec {shutil.which("du")} "$@"\n'
+    )
+    (slow / "du").chmod(0o755)
+    env = {**plash.env, "PATH": f"{slow}:{plash.env['PATH']}"}
+    shrink = plash.start("shrink", "--to=0", env=env)
+    wait_for((plash.place / "go.du").exists)
+    plash("map", "precious", "7").ok()
+    new = plash("build", "2", "touch /new").id
+    go.touch()
+    assert shrink.wait() == 0
+    assert {"1", "2", "4", "7", new} <= set(images(plash))
+    assert not {"3", "5"} & set(images(plash))

@@ -160,3 +160,34 @@ def test_without_a_home_there_is_one_rule(plash):
         assert done.returncode == 1
         assert "uid 12345 has no home directory (set HOME" in done.stderr
     assert not os.path.exists("/~")
+
+
+@pytest.mark.parametrize("part", ["tmp", "layer"])
+def test_a_part_that_is_a_link_is_refused(plash, image, part):
+    other = plash.place / "other"
+    (other / "precious").mkdir(parents=True)
+    (plash.data / part).rename(plash.data / "kept")
+    (plash.data / part).symlink_to(other)
+    assert "is a symbolic link" in plash("clean").error
+    assert other.stat().st_mode & 0o777 == 0o755 and os.listdir(other) == ["precious"]
+    (plash.data / part).unlink()
+    (plash.data / "kept").rename(plash.data / part)
+
+
+def test_default_acls_of_the_place_are_not_the_images(plash):
+    need_program("setfacl", "getfacl")
+    subprocess.run(["setfacl", "-d", "-m", "u:1004:rwx", plash.place], check=True)
+    image = plash("pull:host", "sh", "mkdir", "touch").id
+    plash("build", image, "mkdir /n; touch /n/f").ok()
+    found = plash("mounted", "2", "getfacl", "-R", ".").ok().out
+    assert "1004" not in found and "mask" not in found
+
+
+def test_strange_names_and_links_hinder_no_command(plash, image):
+    (plash.data / "map" / "a\tb").symlink_to(f"../index/{image}")
+    (plash.data / "map" / "12").symlink_to(f"../index/{image}")
+    (plash.data / "index" / "\u00b2").touch()
+    (plash.data / "index" / "88").symlink_to("88")
+    (plash.data / "recall" / "y").mkdir()
+    for words in ["tree"], ["map"], ["shrink", "--dry-run"], ["history", image], ["clean"]:
+        plash(*words).ok()
