@@ -153,11 +153,11 @@ class Header:
         return required[:1] == ["ID"]
 
     def prints_new_image(self) -> bool:
-        """Whether the command makes an image and prints its id."""
+        """Whether the command makes an image and prints its id: `Prints:` is `new ID` exactly."""
         return self.prints == "new ID"
 
     def may_print_id(self) -> bool:
-        """Whether the command may print an image's id, as far as its header tells."""
+        """Whether the command may print an image's id, judging by its header."""
         return not self.prints or "ID" in self.prints or "what" in self.prints
 
     def stops_at_operand(self) -> bool:
