@@ -82,7 +82,10 @@ def parse(text: str) -> Bind:
     target = fields[1] if fields[1:] else source
     normal = "/" + os.path.normpath(target).lstrip("/")
     if target[:1] != "/" or (normal + "/").startswith(("//", "/host/")):
-        raise Error(f"cannot bind {source} on {target!r}: not an absolute path, or / or /host")
+        raise Error(
+            f"cannot bind {source} on {target!r}: TARGET must be an absolute path other than /,"
+            " and outside /host"
+        )
     # The links of TARGET are the image's: it is normalized only where they have been followed.
     return Bind(source, target, requested=True, read_only=mode == "ro")
 

@@ -26,7 +26,7 @@ def cached(
               remembered
 
     Of processes that ask for the same at once, one calls make(), and the others wait for it; if
-    it ends without an id, the next one does.
+    it ends without an id, the next one does. Raises Error, OSError, and what make() raises.
     """
     # No argument holds a NUL, so no two keys are joined to the same.
     digest = inputs.sha256(b"\0".join(map(os.fsencode, key))).hexdigest()
@@ -79,7 +79,7 @@ def printed(argv: "list[str]", stdin: "bytes | None" = None) -> str:
     command = docs.find(argv[0])
     header = docs.header(command) if command else None
     if header and header.prints and not header.prints_new_image(argv[1:]):
-        raise Error(f"`plash {argv[0]}` makes no image; there is nothing to remember")
+        raise Error(f"`plash {argv[0]}` makes no image, so there is nothing to remember")
     reader, writer = os.pipe()
 
     def run():
@@ -108,7 +108,7 @@ def printed(argv: "list[str]", stdin: "bytes | None" = None) -> str:
         return store.image(output.rstrip("\n")).id
     except Error:
         raise Error(
-            f"`plash {argv[0]}` printed no id of an image; there is nothing to remember"
+            f"`plash {argv[0]}` did not print an image id, so there is nothing to remember"
         ) from None
 
 
@@ -228,7 +228,7 @@ def saved() -> str:
 
 
 def save(image_id: str) -> None:
-    """Save an id for this process's ancestors in its session."""
+    """Save an id for this process's ancestors in its session. Raises Error, OSError."""
     for link in _links():
         if names.target(link) != image_id:
             names.point(link, image_id)

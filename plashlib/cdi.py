@@ -50,6 +50,8 @@ def devices() -> "tuple[dict[str, Device], list[str]]":
     """The Devices that there are, by their names, and a line on each file that cannot be read.
 
     A device that two files of one directory have is in neither: which one is meant is not known.
+
+    Raises OSError if a directory of specifications cannot be read.
     """
     found: dict[str, Device] = {}
     problems = []

@@ -1,7 +1,7 @@
 """The command line that every command shares: arguments, errors, exit statuses.
 
-Importing this sets how a command fails: one line on stderr, never a traceback
-(but for PLASH_DEBUG=1), and stdout is written line by line, so that an error in it is seen.
+Importing this sets how a command fails: one line on stderr, and no traceback unless PLASH_DEBUG=1.
+stdout is written line by line, so that an error in it is seen.
 """
 
 import errno
@@ -30,6 +30,8 @@ def parse(doc: str) -> dict:
 
     That is a dict of options and operands by their names. --help prints doc and exits 0;
     arguments that do not fit exit 2 with one line. `--` ends options, and is not an operand.
+
+    Raises Error if there are options, and docopt is not installed.
     """
     header, arguments = headers.Header(doc), sys.argv[1:]
     roles = header.roles(arguments)
@@ -279,9 +281,10 @@ def _name_stdout(write):
 
 
 def _occupy_closed_descriptors():
-    """Open what of stdin, stdout and stderr is closed, lest the next file that is opened be one.
+    """Open /dev/null for whichever of stdin, stdout and stderr is closed.
 
-    stdin and stdout then fail as closed ones do: with EBADF.
+    Otherwise another file would get its number. stdin and stdout then fail as closed ones do: with
+    EBADF.
     """
     for stream, flags in (
         (sys.stdin, os.O_WRONLY),

@@ -114,7 +114,7 @@ def _is_seen(path, directories):
 
 
 def run(image: store.Image, command: "list[str]", view: View, changes=None) -> None:
-    """Become command in the Image; an empty command is the user's login shell.
+    """Become command in the Image; an empty one is the login shell of the view's user, else root's.
 
     changes  where writes go, as for mount_root(); None drops them with the process
 

@@ -54,8 +54,8 @@ def library():
             site.main()
             return library()
         raise Error(
-            f"the Python package {PACKAGE} is not installed, which reads Containerfiles"
-            f" (pip install {PACKAGE})"
+            f"the Python package {PACKAGE} is not installed (needed to read Containerfiles;"
+            f" pip install {PACKAGE})"
         ) from None
     return e2b_dockerfile_utils
 
@@ -104,7 +104,7 @@ class Instruction:
             elif name in REPEATED:
                 flags[name].append(value)  # type: ignore[attr-defined]
             elif name in flags:
-                raise self.error(f"--{name} stands there twice")
+                raise self.error(f"--{name} is given twice")
             else:
                 flags[name] = value
         for name in "network", "security":
@@ -155,7 +155,7 @@ class File:
             if not re.fullmatch(r"[a-z][a-z0-9-_.]*", name):
                 raise start.error(f"not a name for a stage: {args[2]!r}")
         elif len(args) != 1:
-            raise start.error("not FROM IMAGE or FROM IMAGE AS NAME")
+            raise start.error("expected FROM IMAGE or FROM IMAGE AS NAME")
         return Stage(start, len(self.stages), name)
 
     def find(self, text: str, before: "int | None" = None) -> "Stage | None":
@@ -237,7 +237,7 @@ def duration(text: str) -> int:
 
 
 def ports(text: str) -> "list[str]":
-    """The ports of a word of EXPOSE: a number or a range, with a protocol."""
+    """The ports of a word of EXPOSE: a number or a range, with a protocol. Raises Error."""
     numbers, slash, protocol = text.partition("/")
     first, _, last = numbers.partition("-")
     if not first.isdigit() or last and not (last.isdigit() and int(first) <= int(last) < 65536):

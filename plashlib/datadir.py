@@ -31,12 +31,15 @@ def path() -> str:
 
 
 def exists() -> bool:
-    """Whether there is a data directory; this creates none."""
+    """Whether there is a data directory; this creates none. Raises Error."""
     return _is_whole(location()) or _is_older(location())
 
 
 def location() -> str:
-    """The absolute path of the data directory, which may be missing."""
+    """The absolute path of the data directory, which may be missing.
+
+    Raises Error if the user has no home directory, and no variable names another.
+    """
     # Found once: later, the working directory and the uid, whose home it may be in, are others.
     global _location
     if not _location:
@@ -140,7 +143,8 @@ def _create_locked(data):
     if not _has_marker(data):
         if set(os.listdir(data)) - {"lost+found"} and not _is_older(data):
             raise Error(
-                f"{data} is no data directory of plash, and is not empty (PLASH_DATA names it)"
+                f"{data} is not a plash data directory, and is not empty"
+                " (set PLASH_DATA to another)"
             )
         # First of all, so that a store that is half made is known for one.
         with open(data + "/format", "w", encoding="utf-8") as file:

@@ -85,7 +85,10 @@ def configuration(name: str, image: str) -> "dict[str, bytes]":
 
 
 def own(owner: work.Work, name: str) -> str:
-    """Return a name for a container of the program `name`, which goes when owner does."""
+    """Return a name for a container of the program `name`, which goes when owner does.
+
+    Raises OSError.
+    """
     container = _container(owner.path)
     with open(f"{owner.path}/{CONTAINER}", "w", encoding="utf-8") as file:
         file.write(f"{name} {container}")

@@ -26,7 +26,8 @@ own = os.path.dirname(os.path.realpath(os.path.abspath(sys.argv[0])))
 def commands() -> "dict[str, str]":
     """All commands: a dict of their names, without `plash-`, to the files that run them.
 
-    plash's own come first, then the plugins on PATH; of two of one name, the one that runs.
+    plash's own come first, then the plugins on PATH; if two share a name, the one that
+    would run.
     """
     found: dict[str, str] = {}
     for directory in [own, *os.environ.get("PATH", "").split(":")]:

@@ -364,5 +364,8 @@ def warnings(lost: "bytes | None") -> "list[str]":
     if DEVICES in lines:
         found.append("device nodes were not made, which a user namespace can't have")
     if UNKNOWN in lines:
-        found.append("owners may not have been kept: what runs plash here answers chown itself")
+        found.append(
+            "owners may not have been kept: the outer plash emulates chown, so it can't be seen"
+            " here"
+        )
     return found

@@ -41,7 +41,7 @@ def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> N
         directories = environment.get("PATH", caller.PATH).split(":")
         candidates = [f"{directory or '.'}/{program}" for directory in directories]
     elif _starts_itself(argv):
-        raise CannotExecute(f"cannot execute {program}: its first line starts it again for ever")
+        raise CannotExecute(f"cannot execute {program}: its first line runs itself forever")
     namespaces.default_signals()
     namespaces.default_limits()
     failure = None

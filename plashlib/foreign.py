@@ -3,7 +3,8 @@
 The kernel starts an interpreter for the formats that are registered in binfmt_misc (its
 Documentation/admin-guide/binfmt-misc.rst). Since Linux 6.7 a user namespace has a binfmt_misc
 of its own, so an ordinary user can register there, and the host's is left alone.
-Nothing here is loaded before the kernel has refused a program's format.
+`plash run` loads this only when the kernel has refused a program's format, or for a -u in an
+image of another architecture.
 """
 
 import errno

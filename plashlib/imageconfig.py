@@ -197,7 +197,7 @@ def _argv(option, text, settings):
     if text.lstrip()[:1] == "[":
         try:
             argv = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             argv = None
         if isinstance(argv, list) and all(isinstance(each, str) for each in argv):
             return argv

@@ -28,7 +28,10 @@ def own(directory: str) -> int:
 
 
 def lock(directory: str, shared: bool = False) -> int:
-    """Wait for the lock of a directory; returns a descriptor that holds it until it is closed."""
+    """Wait for the lock of a directory; returns a descriptor that holds it until it is closed.
+
+    Raises OSError.
+    """
     import fcntl
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

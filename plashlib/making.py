@@ -176,7 +176,7 @@ def _copy_all(what, jobs):
             copier.extract(unpacker[0], target)
         elif source.is_directory():
             if not flags.get("parents") and directory and not what.target.endswith("/"):
-                raise Error(f"{what.target} needs a / at its end, for there are several sources")
+                raise Error(f"{what.target} must end with /, because there are several sources")
             copier.copy(part.tree, source, target, exclude)
         else:
             name = part.name or os.path.basename(source.name)

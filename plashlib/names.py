@@ -56,7 +56,10 @@ def _link(name):
 
 
 def lookup(name: str) -> "str | None":
-    """The id of the image with that name; None if there is none. Raises Error for a bad name."""
+    """The id of the image with that name; None if there is none.
+
+    Raises Error for a bad name, or if the data directory cannot be used.
+    """
     return target(_link(name))
 
 
@@ -68,7 +71,7 @@ def assign(name: str, image: store.Image) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a name; it may be missing."""
+    """Remove a name; it may be missing. Raises Error for a bad name, OSError."""
     try:
         os.unlink(_link(name))
     except FileNotFoundError:

@@ -74,7 +74,7 @@ def skopeo(*arguments: str, show: bool = False) -> bytes:
             stdout=2 if show and sys.stderr and sys.stderr.isatty() else subprocess.PIPE,
         )
     except FileNotFoundError:
-        raise Error("install skopeo, which speaks with registries") from None
+        raise Error("skopeo is not installed (needed for registries)") from None
     if done.returncode:
         # Its last line tells, in a log format: time="..." level=fatal msg="..."
         why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
@@ -147,7 +147,7 @@ def layers(manifest: dict) -> "list[dict]":
     Raises Error if it is not that of an image that can be fetched.
     """
     if manifest.get("schemaVersion") == 1:
-        raise Error("the image's manifest is of schema 1, which is out of use (push it anew)")
+        raise Error("the image's manifest is of schema 1, which is obsolete (push the image again)")
     config, found = manifest.get("config"), manifest.get("layers") or []
     kind = config.get("mediaType") if isinstance(config, dict) else None
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):

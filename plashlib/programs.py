@@ -100,7 +100,7 @@ def start(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.P
 def run(argv: "list[str]", as_caller: bool = False, **options) -> subprocess.CompletedProcess:
     """Run a helper program until it ends, like start(); it is killed if an exception comes first.
 
-    Returns what it wrote to the pipes that options ask for.
+    Returns what it wrote to the pipes that options ask for. Raises FileNotFoundError, as start().
     """
     with start(argv, as_caller, **options) as process:
         try:

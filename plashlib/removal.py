@@ -134,7 +134,10 @@ def in_use(what: str, pids: "set[int]") -> Error:
 
 
 def forget_missing() -> None:
-    """Remove links to images that are missing, and what is known of processes that have ended."""
+    """Remove links to images that are missing, and what is known of processes that have ended.
+
+    Raises Error, OSError.
+    """
     lock = locks.lock(store.path() + "/index")
     _forget_missing_locked()
     os.close(lock)

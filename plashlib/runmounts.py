@@ -108,6 +108,8 @@ class Mounted:
 
     binds      for -b of build: SOURCE:TARGET[:ro]
     variables  NAME=VALUE that the command gets
+
+    Entering it raises Error, OSError.
     """
 
     def __init__(self, mounts: "list[Mount]", directory: str) -> None:

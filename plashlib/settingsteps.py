@@ -75,7 +75,7 @@ class SettingSteps:
     def _word(self, state, instruction):
         word = self.words.one(instruction.args[0], state.variables())
         if not word:
-            raise Error("it is empty")
+            raise Error("the argument is empty")
         return word
 
     def _maintainer(self, state, instruction):
@@ -115,7 +115,7 @@ class SettingSteps:
         flags = instruction.flags
         if kind.upper() == "NONE":
             if command or flags:
-                raise Error("NONE takes no more")
+                raise Error("HEALTHCHECK NONE takes no arguments")
             self._set(state, instruction, "Healthcheck", {"Test": ["NONE"]})
             return
         if kind.upper() != "CMD" or not command:

@@ -8,6 +8,7 @@
     map/NAME                  -> ../index/ID of the image with that name
     cache/SHA256              -> ../index/ID of the image that a command made
     recall/PROCESS            -> ../index/ID of the image that a process's children made last
+    commands/SHA256           the path and the image of a command that push:command wrote
     pidns/PIDNS.BOOT          a pid namespace whose processes used an image, and the boot
     tmp/                      work in progress
     mnt/                      the mount point used in private mount namespaces
@@ -78,7 +79,7 @@ class Image:
         return f"{self.path}@{status.st_dev}:{status.st_ino}"
 
     def children(self) -> "list[Image]":
-        """The images that were built on this one, the lowest id first."""
+        """The images that were built on this one, the lowest id first. Raises OSError."""
         found = [entry.name for entry in os.scandir(self.path) if entry.name.isdigit()]
         nodes = [f"{self.path}/{each}" for each in sorted(found, key=int)]
         return [Image(each) for each in nodes if is_image(each)]
@@ -164,7 +165,7 @@ def node(image_id: str) -> str:
 
 
 def empty() -> Image:
-    """The empty image, on which root filesystems are stacked."""
+    """The empty image, on which root filesystems are stacked. Raises Error."""
     return Image(f"{path()}/layer/{EMPTY}")
 
 
@@ -203,7 +204,7 @@ def _named(name):
 
 
 def images() -> "list[Image]":
-    """All Images, the lowest id first, without the empty one."""
+    """All Images, the lowest id first, without the empty one. Raises Error, OSError."""
     found = []
     numbers = sorted(int(each) for each in os.listdir(path() + "/index") if each.isdigit())
     for number in numbers:

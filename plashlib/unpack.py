@@ -61,7 +61,7 @@ def unpack(file: str, root: str) -> "dict":
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         why = str(error).partition("\n")[0] or type(error).__name__
     finally:
-        # What has more to say than it was asked for is killed by SIGPIPE.
+        # A decompressor with more output is killed by SIGPIPE.
         os.close(source) if process is None else process.stdout.close()
         status = process.wait() if process else 0
     if status > 0 or status and not why:

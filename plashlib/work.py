@@ -110,6 +110,7 @@ def garbage(closed: "list[str] | None" = None) -> "Iterator[str]":
     """The paths of what no live process owns in tmp/, each locked until the next is asked for.
 
     A line on each entry that can't be opened is added to closed: nobody knows whose that is.
+    Raises Error, OSError.
     """
     directory = store.path() + "/tmp"
     owner = os.stat(store.path()).st_uid
@@ -141,7 +142,10 @@ def garbage(closed: "list[str] | None" = None) -> "Iterator[str]":
 
 
 def wait_for_deletions() -> None:
-    """Wait until the files of removed images are deleted, or the process that deletes them ends."""
+    """Wait until the files of removed images are deleted, or the process that deletes them ends.
+
+    Raises Error, OSError.
+    """
     directory = store.path() + "/tmp"
     for name in os.listdir(directory):
         if name.startswith(REMOVED):

@@ -187,7 +187,7 @@ def test_an_id_that_stdout_does_not_take_is_told(plash, image):
 
 
 def test_cache_runs_no_command_that_prints_no_id(plash, image):
-    error = "plash cache: `plash rm` makes no image; there is nothing to remember"
+    error = "plash cache: `plash rm` makes no image, so there is nothing to remember"
     assert plash("cache", "rm", image).error == error
     assert plash("id", image).id == image
 

@@ -98,7 +98,7 @@ def test_a_colon_in_a_path(files, image):
         ("E:/etc/passwd", "cannot bind {}/E on /etc/passwd: Not a directory"),
         (
             "F:/short/../..",
-            "cannot bind {}/F on '/short/../..': not an absolute path, or / or /host",
+            "cannot bind {}/F on '/short/../..': TARGET must be an absolute path other than /, and outside /host",
         ),
     ],
 )

@@ -213,7 +213,7 @@ def test_cache_of_a_command_that_fails(plash, image, tmp_path):
     assert (plash.place / "log").read_text() == "x\nx\n"
     assert (
         plash("cache", "version").error
-        == "plash cache: `plash version` makes no image; there is nothing to remember"
+        == "plash cache: `plash version` makes no image, so there is nothing to remember"
     )
     assert "did you mean build" in plash("cache", "buidl", "1").error
     assert os.listdir(plash.data / "cache") == []

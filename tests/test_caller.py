@@ -176,7 +176,7 @@ def test_a_script_with_plash_as_its_interpreter(plash, image, way):
     script.chmod(0o755)
     env = {"PATH": f"{LIBEXEC.parent}/bin:{plash.env['PATH']}"}
     assert plash.run([script], env=env).error == (
-        f"plash run: cannot execute {script}: its first line starts it again for ever"
+        f"plash run: cannot execute {script}: its first line runs itself forever"
     )
     script.write_text(f"#!/usr/bin/env -S plash run {image} sh\necho $0 $1\n")
     assert plash.run([script, "x"], env=env).ok().out == f"{script} x\n"

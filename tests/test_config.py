@@ -84,6 +84,12 @@ def test_nonsense_is_refused_in_one_line(plash, image, option, why):
     assert why in plash("config", option, image).error
 
 
+def test_deep_brackets_are_a_line_for_the_shell(plash, image):
+    deep = "[" * 9999
+    made = plash("config", "--cmd=" + deep, image).id
+    assert settings(plash, made)["Cmd"] == [deep]
+
+
 def test_an_image_without_a_configuration_says_so(plash, image):
     assert plash("config", image).error.startswith(
         f"plash config: image {image} has no configuration"

@@ -378,8 +378,8 @@ def test_commands_without_tar_or_ldd(plash, image, tmp_path):
     )
     assert not (plash.place / "out").exists()
     assert plash("pull:host", env=env).error == (
-        "plash pull:host: ldd is not installed, which tells what libraries"
-        " a program loads (see plash doctor)"
+        "plash pull:host: ldd is not installed (needed to find a program's libraries;"
+        " see plash doctor)"
     )
 
 
@@ -446,7 +446,7 @@ def test_a_data_directory_that_holds_something_else(plash, tmp_path):
     (plash.data / "mine").touch()
     done = plash("doctor")
     line = next(line for line in done.out.splitlines() if "data directory" in line)
-    assert done.status == 1 and line.startswith("no ") and "holds something else" in line
+    assert done.status == 1 and line.startswith("no ") and "holds something other" in line
     assert os.listdir(plash.data) == ["mine"]
     (plash.data / "mine").unlink()
     plash.data.rmdir()

@@ -98,6 +98,7 @@ def test_chroot(plash, image):
 
 @plain
 def test_a_build_tells_what_was_lost_and_push_tells_it_again(plash, image, layers):
+    need_program("mksquashfs")
     plain_build = plash("build", image, "touch /x; chown 0:0 /x; chgrp 0 /x; ls /run/plash").ok()
     assert plain_build.err == "apt.conf\n"
     assert layers(plain_build.id) == ["x"]
@@ -106,7 +107,7 @@ def test_a_build_tells_what_was_lost_and_push_tells_it_again(plash, image, layer
     again = plash("build", lost.id, "touch /y").ok()
     assert again.err == ""
     more = plash("build", again.id, "chown 9 /y").ok()
-    for name, target in ("tarfile", "x.tar"), ("dir", "x"):
+    for name, target in ("tarfile", "x.tar"), ("dir", "x"), ("program", "x.run"):
         err = plash("push:" + name, more.id, target).ok().err
         assert err == f"plash push:{name}: " + LOST.format("gid 7, gid 12, uid 5, uid 9") + "\n"
     assert plash("push:tarfile", plain_build.id, "y.tar").ok().err == ""

@@ -221,7 +221,7 @@ def test_no_skopeo(plash):
     for name in "env", "python3":
         (bare / name).symlink_to(shutil.which(name))
     done = plash.run([LIBEXEC / "plash-pull:oci", "x"], env={"PATH": str(bare)})
-    assert done.error == "plash pull:oci: install skopeo, which speaks with registries"
+    assert done.error == "plash pull:oci: skopeo is not installed (needed for registries)"
 
 
 def test_two_at_once_share_the_work(plash, oci_tools):

@@ -162,7 +162,7 @@ def test_a_manifest_of_schema_1(plash, oci_tools):
     (place / "manifest.json").write_text(json.dumps(manifest))
     (place / "version").write_text("Directory Transport Version: 1.1\n")
     (place / digest(BASE[0])[7:]).write_bytes(BASE[0])
-    assert "of schema 1, which is out of use" in refused(plash, f"dir:{place}")
+    assert "of schema 1, which is obsolete" in refused(plash, f"dir:{place}")
 
 
 @pytest.mark.parametrize("at_top", [True, False])

@@ -92,13 +92,19 @@ def test_binds_nest(plash, image):
         ("/nonexistent", "/nonexistent: No such file or directory"),
         (
             "/etc:relative",
-            "cannot bind /etc on 'relative': not an absolute path, or / or /host",
+            "cannot bind /etc on 'relative': TARGET must be an absolute path other than /, and outside /host",
         ),
-        ("/etc:/", "cannot bind /etc on '/': not an absolute path, or / or /host"),
-        ("/etc:", "cannot bind /etc on '': not an absolute path, or / or /host"),
+        (
+            "/etc:/",
+            "cannot bind /etc on '/': TARGET must be an absolute path other than /, and outside /host",
+        ),
+        (
+            "/etc:",
+            "cannot bind /etc on '': TARGET must be an absolute path other than /, and outside /host",
+        ),
         (
             "/etc:/host/x",
-            "cannot bind /etc on '/host/x': not an absolute path, or / or /host",
+            "cannot bind /etc on '/host/x': TARGET must be an absolute path other than /, and outside /host",
         ),
         (
             "/etc:/bin/cat/x",

@@ -16,7 +16,7 @@ def test_a_directory_of_other_use_is_no_store(plash, name):
     env = {"PLASH_DATA": str(mine)}
     for command in ["clean"], ["init"], ["purge", "--yes"], ["pull:host"]:
         error = plash(*command, env=env).error
-        assert f"{mine} is no data directory of plash, and is not empty" in error
+        assert f"{mine} is not a plash data directory, and is not empty" in error
     assert (mine / name / "file").exists() and os.listdir(mine) == [name]
 
 
