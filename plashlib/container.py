@@ -47,6 +47,8 @@ class View:
         own = (image and image.read("env")) or b""
         shared = "home" not in without
         self.environment = caller.environment(own, variables, shared)
+        entries = own.decode(errors="surrogateescape").split("\0")
+        self.images = dict(entry.split("=", 1) for entry in entries if "=" in entry)
         self.given = {entry.partition("=")[0] for entry in variables}
         self.as_me, self.without = as_me, without
         self.keep_ids = (os.geteuid(), os.getegid()) if as_me else None
@@ -76,6 +78,7 @@ class View:
         if user.uid:
             self.emulate = None  # for root alone, chown(2) and the like succeed
         own = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+        own.update((name, self.images[name]) for name in own.keys() & self.images.keys())
         for name in own.keys() - self.given:
             self.environment.pop(name, None)
             if own[name]:

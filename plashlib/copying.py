@@ -5,6 +5,7 @@ images without any program work. What exists there is replaced as BuildKit's cop
 directory merges with a directory, a file replaces a file or a link, and nothing else goes.
 """
 
+import errno
 import os
 import re
 import stat
@@ -68,8 +69,8 @@ def find_owner(text: "str | None") -> "tuple[int, int]":
     """
     if not text:
         return 0, 0
-    user = users.find(text, _read)
-    return user.uid, user.gid if ":" in text or user.name else user.uid
+    user, group = users.find(text, _read), text.partition(":")[2]
+    return user.uid, user.uid if text.isdigit() and not group else user.gid
 
 
 def _read(path):
@@ -112,6 +113,8 @@ class Copier:
                 if where != made and not os.path.lexists(where):
                     self.make_directories(where)
                     continue
+                if os.path.lexists(made):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), made)
                 os.mkdir(made, 0o755)
                 os.chmod(made, 0o755)
                 self.own(made, self.owner or (0, 0))
@@ -121,8 +124,9 @@ class Copier:
     ) -> None:
         """Copy a Source to target: a directory's contents, into it. Raises Error, OSError."""
         if not source.is_directory():
-            self.make_directories(os.path.dirname(target))
-            self._put(tree, source.path, source.status, os.path.realpath(target))
+            where = os.path.realpath(target)  # of a dangling link too
+            self.make_directories(os.path.dirname(where))
+            self._put(tree, source.path, source.status, where)
             return
         if os.path.lexists(target) and not os.path.isdir(target):
             raise Error(f"cannot copy a directory to {target}, which is not one")
@@ -131,6 +135,8 @@ class Copier:
             os.chmod(target, change_mode(self.mode, 0o755, True))
         directories = []
         for below, status in tree.walk(source.path, exclude):
+            if stat.S_ISSOCK(status.st_mode):
+                continue
             path = f"{source.path}/{below}".lstrip("/")
             self._put(tree, path, status, f"{target}/{below}")
             if stat.S_ISDIR(status.st_mode):
@@ -248,7 +254,7 @@ def copy_content(source: int, target: int, size: int) -> None:
 
 def change_mode(text: str, mode: int, directory: bool) -> int:
     """The mode that chmod(1) makes of one, by an octal or symbolic mode. Raises Error."""
-    if re.fullmatch(r"[0-7]{1,4}", text):
+    if re.fullmatch(r"0*[0-7]{1,4}", text):
         return int(text, 8)
     for clause in text.split(","):
         match = re.fullmatch(r"([ugoa]*)((?:[-+=](?:[rwxXst]*|[ugo]))+)", clause)

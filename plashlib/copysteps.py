@@ -111,7 +111,7 @@ def _heredoc(word, heredocs):
 
 def _from_context(build, text, exclude, instruction):
     tree = build.context_tree()
-    found = tree.find(text)
+    found = tree.find(text, deep=bool(instruction.flags.get("parents")))
     if not found:
         build.warn(f"{instruction.file}:{instruction.line}: no file matches {text}")
     unpack = instruction.name == "ADD" and instruction.flags.get("unpack", True)

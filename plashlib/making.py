@@ -107,11 +107,12 @@ def _copy(image, layer, what):
         os.mkdir(point)
         container.mount(store.image(from_image, allow_empty=True), point)
     os.mkdir(inline)
-    jobs = [job for part in what.parts for job in _jobs(part, point, inline)]
+    deep = bool(what.flags.get("parents"))
+    jobs = [job for part in what.parts for job in _jobs(part, point, inline, deep)]
     return copying.change_files(image, layer, lambda: _copy_all(what, jobs))
 
 
-def _jobs(part, point, inline):
+def _jobs(part, point, inline, deep):
     """Pairs of a Part and a Source, with what unpacks it if it is an archive."""
     if part.content is not None:
         path = f"{inline}/{part.name}"
@@ -122,7 +123,7 @@ def _jobs(part, point, inline):
     elif part.image is not None:
         part.tree = sources.Tree(point)
     jobs = []
-    for source in part.tree.find(part.pattern):
+    for source in part.tree.find(part.pattern, deep):
         unpacker = None
         if part.unpack and not source.is_directory():
             unpacker = _unpacker(part.tree, source)
@@ -163,8 +164,11 @@ def _copy_all(what, jobs):
     directory = what.into_directory() or len(jobs) > 1
     copiers = []
     for part, source, unpacker in jobs:
+        of_image = part.image is not None
         copier = copying.Copier(
-            owner or (0, 0), flags.get("chmod") or part.mode, xattrs=part.image is not None
+            owner or (None if of_image else (0, 0)),
+            flags.get("chmod") or part.mode,
+            xattrs=of_image,
         )
         copiers.append(copier)
         target = what.target

@@ -137,6 +137,7 @@ class SettingSteps:
 
     def _arg(self, state, instruction):
         self.show(instruction, True)
+        # What one ARG declares is known to the next one only; to an ARG before FROM, at once.
         self._declare(instruction, state.arguments, state.variables(), self.globals)
 
     def _declare(self, instruction, arguments, variables, defaults):
@@ -151,5 +152,3 @@ class SettingSteps:
             else:
                 value = defaults.get(name, arguments.get(name))
             arguments[name] = value
-            if value is not None:
-                variables = {**variables, name: value}

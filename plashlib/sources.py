@@ -81,8 +81,11 @@ class Tree:
             done = [] if target[:1] == "/" else done
         return "/".join(done)
 
-    def find(self, pattern: str) -> "list[Source]":
-        """What a path or glob of COPY names, sorted. Raises Error if a path is missing."""
+    def find(self, pattern: str, deep: bool = False) -> "list[Source]":
+        """What a path or glob of COPY names, sorted. Raises Error if a path is missing.
+
+        deep  whether ** is any number of directories, as with --parents
+        """
         parts = [part for part in _normal(pattern).split("/") if part]
         if not any(map(_is_glob, parts)):
             name = "/".join(parts)
@@ -97,13 +100,16 @@ class Tree:
             return [Source(name, path, status)]
         found = [""]
         for part in parts:
+            if deep and part == "**":
+                found = [below for directory in found for below in self._directories(directory)]
+                continue
             found = [
                 f"{directory}/{name}".lstrip("/")
                 for directory in found
                 for name in self._matching(directory, part)
             ]
         sources = []
-        for name in sorted(found):
+        for name in sorted(set(found)):
             try:
                 path = self.resolve(name)
                 status = self.lstat(path)
@@ -112,6 +118,13 @@ class Tree:
             if not self.is_ignored(path) or stat.S_ISDIR(status.st_mode) and self._below(path):
                 sources.append(Source(name, path, status))
         return sources
+
+    def _directories(self, directory):
+        """A directory, and all below it."""
+        yield directory
+        for below, status in self.walk(directory):
+            if stat.S_ISDIR(status.st_mode):
+                yield f"{directory}/{below}".lstrip("/")
 
     def _matching(self, directory, part):
         if not _is_glob(part):

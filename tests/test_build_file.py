@@ -13,7 +13,7 @@ import threading
 
 import corpus
 import pytest
-from conftest import kind_of_user, need_program
+from conftest import kind_of_user, need_program, needs_subordinate_ids
 from world import LIBEXEC
 
 pytest.importorskip("e2b_dockerfile_utils", reason="needs e2b-dockerfile-utils")
@@ -140,6 +140,62 @@ def test_a_platform_sets_the_variables_of_buildkit(plash, build, platform):
 def test_a_platform_has_a_system_and_an_architecture(build):
     assert "OS/ARCH[/VARIANT]" in build("FROM base\n", "--platform=arm64").error
     assert "1: FROM --platform=linux/ base: " in build("FROM --platform=linux/ base\n").error
+
+
+def test_an_arg_does_not_know_its_neighbour(plash, build):
+    text = "ARG T=base R=$T\nFROM $R\nARG A=one B=${A}-two\nARG C=${A}-three\nENV X=$B Y=$C\n"
+    assert settings(plash, build(text).id)["Env"][1:] == ["X=-two", "Y=one-three"]
+
+
+@needs_subordinate_ids
+def test_what_a_stage_gives_keeps_its_owners(plash, build, put):
+    put("f")
+    text = (
+        "FROM base AS one\n"
+        "RUN mkdir -p /o/p && echo a >/o/p/f && chown -R 5:1 /o && chmod 700 /o && ln -s /no/x /dang\n"
+        "FROM one\n"
+        "COPY --from=one /o /c1\nCOPY --from=one /o/p/f /c2\nCOPY --from=one --chown=7:8 /o/p/f /c3\n"
+        "COPY --chown=5 f /c4\nCOPY --chown=:9 --chmod=00644 f /c5\nCOPY f /dang\n"
+        "RUN stat -c '%n %u:%g %a' /c1 /c1/p /c1/p/f /c2 /c3 /c4 /c5 /no /no/x >/out\n"
+    )
+    assert shown(plash, build(text).id, "cat", "/out").splitlines() == [
+        "/c1 0:0 755",
+        "/c1/p 5:1 755",
+        "/c1/p/f 5:1 644",
+        "/c2 5:1 644",
+        "/c3 7:8 644",
+        "/c4 5:5 644",
+        "/c5 0:9 644",
+        "/no 0:0 755",
+        "/no/x 0:0 644",
+    ]
+
+
+def test_the_home_that_env_says(plash, build):
+    text = (
+        "FROM base\nRUN echo app:x:0:0::/passwd:/bin/sh >>/etc/passwd\nENV HOME=/custom\nUSER app\n"
+    )
+    made = build(text + "RUN echo $HOME >/out\nCMD echo $HOME\nWORKDIR /new/dir\n").id
+    assert shown(plash, made, "cat", "/out") == "/custom\n"
+    assert plash("run:image", made).ok().out == "/custom\n"
+    made = plash(
+        "config",
+        "--user=",
+        "--workingdir=/not/there",
+        '--cmd=["sh", "-c", "pwd; echo $HOME"]',
+        made,
+    ).id
+    assert plash("run:image", made).ok().out == "/not/there\n/custom\n"
+
+
+def test_parents_of_any_depth(plash, build, put):
+    for path in "a/b/c/g", "a/g", "x/g":
+        put(path)
+    made = build("FROM base\nCOPY --parents a/**/g /p/\n").id
+    assert sorted(shown(plash, made, "find", "/p", "-type", "f").split()) == [
+        "/p/a/b/c/g",
+        "/p/a/g",
+    ]
 
 
 def test_heredocs(plash, build):
