@@ -5,6 +5,7 @@ images without any program work. What exists there is replaced as BuildKit's cop
 directory merges with a directory, a file replaces a file or a link, and nothing else goes.
 """
 
+import errno
 import os
 import re
 import stat
@@ -199,8 +200,17 @@ class Copier:
     def extract(self, file, target: str) -> None:
         """Unpack a tar archive, from a binary file object, in the directory target.
 
-        What is in it has its own owners; the target has those of the Copier if it is new.
+        What is in it has its own owners; the target has those of the Copier if it is new. The file
+        is read to its end. Raises Error if it is no sound archive, and OSError.
         """
+        try:
+            self._extract(file, target)
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise Error(f"not a sound tar archive: {error}") from None
+        while file.read(CHUNK):
+            pass
+
+    def _extract(self, file, target):
         self.make_directories(target)
         options: dict = {"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}
         directories = []
@@ -230,11 +240,7 @@ def copy_content(source: int, target: int, size: int) -> None:
     """Copy a file's content, from descriptor to descriptor; holes stay holes. Raises OSError."""
     position = 0
     while position < size:
-        try:
-            start = os.lseek(source, position, os.SEEK_DATA)
-            end = os.lseek(source, start, os.SEEK_HOLE)
-        except OSError:
-            break
+        start, end = _next_data(source, position, size)
         os.lseek(source, start, os.SEEK_SET)
         os.lseek(target, start, os.SEEK_SET)
         while start < end:
@@ -244,6 +250,19 @@ def copy_content(source: int, target: int, size: int) -> None:
             start += sent
         position = end
     os.ftruncate(target, size)
+
+
+def _next_data(source, position, size):
+    """Where the next data of a file of that size begins and ends, see lseek(2)."""
+    try:
+        start = os.lseek(source, position, os.SEEK_DATA)
+        return start, os.lseek(source, start, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size  # the rest is a hole
+        if error.errno == errno.EINVAL:
+            return position, size  # the filesystem tells no holes
+        raise
 
 
 def change_mode(text: str, mode: int, directory: bool) -> int:
