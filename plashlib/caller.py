@@ -106,7 +106,7 @@ def environment(
             if os.path.exists(socket(name, given) or ""):
                 passed[name] = given[name]
     entries = own.decode(errors="surrogateescape").split("\0")
-    images = dict(entry.split("=", 1) for entry in entries if entry)
+    images = dict(entry.split("=", 1) for entry in entries if "=" in entry[1:])
     result = {"PATH": PATH, **images, **passed, "container": "plash"}
     for entry in more:
         name, equals, value = entry.partition("=")

@@ -97,6 +97,8 @@ def _read(path):
             ) from None
         except ValueError as error:
             raise Error(f"{path} is no CDI specification: {error}") from None
+    if not isinstance(content, dict):
+        raise Error(f"{path} is no CDI specification: not an object")
     try:
         shared = content.get("containerEdits") or {}
         return [
@@ -106,7 +108,17 @@ def _read(path):
             for each in content["devices"]
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise Error(f"{path} is no CDI specification: {error}") from None
+        raise _unsound(path, error) from None
+
+
+def _unsound(path, error):
+    """The Error for a specification that an exception says to be none."""
+    why = str(error)
+    if isinstance(error, KeyError):
+        why = f"no field {error}"
+    elif isinstance(error, (TypeError, AttributeError)):
+        why = "something in it is not an object, a list or a string, and should be"
+    return Error(f"{path} is no CDI specification: {why}")
 
 
 def add(view: "container.View", names: "list[str]") -> None:
@@ -139,7 +151,7 @@ def add(view: "container.View", names: "list[str]") -> None:
             try:
                 edits.add(part, device.name)
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise Error(f"{device.path} is no CDI specification: {error}") from None
+                raise _unsound(device.path, error) from None
     edits.finish()
 
 
@@ -196,23 +208,25 @@ class Edits:
                 self.changes.append(Link(path, text).place)
         elif known and name == "chmod":
             for path in options["path"]:
-                self.changes.append(Mode(path, int(options["mode"][0], 8)).place)
+                self.changes.append(Mode(path, _number(options["mode"][0], 8)).place)
         elif known and name == "update-ldcache":
             self.folders += options.get("folder", [])
         elif known and name == "enable-cuda-compat":
             version = options.get("host-driver-version", [""])[0]
-            self.changes.append(lambda points, _: self.use_compat(points, version))
+            if version:
+                major = _number(version.split(".")[0], 10)
+                self.changes.append(lambda points, _: self.use_compat(points, major))
         elif not (known and name == "disable-device-node-modification"):
             # That one keeps the driver's library from making nodes in /dev: they are the host's.
             what = " ".join([hook["hookName"], program, name]).rstrip()
             raise Error(f"{device} needs the hook {what}, which plash cannot do")
 
-    def use_compat(self, points, version):
+    def use_compat(self, points, major):
         """Prefer the CUDA libraries of the image's own compat package, if they are newer."""
         folder = points.find(points.resolve(COMPAT))
         names = os.listdir(folder) if folder and binds.is_directory(folder) else []
         majors = [name.split(".")[2] for name in names if name.startswith("libcuda.so.")]
-        if any(each.isdigit() and int(each) > int(version.split(".")[0]) for each in majors):
+        if any(each.isascii() and each.isdigit() and int(each) > major for each in majors):
             self.folders.insert(0, COMPAT)
 
     def finish(self):
@@ -248,8 +262,17 @@ def _options(args):
     args = list(args)
     while args:
         name, equals, value = args.pop(0).partition("=")
+        if not equals and not args:
+            raise ValueError(f"the hook's option {name} has no value")
         options.setdefault(name.lstrip("-"), []).append(value if equals else args.pop(0))
     return options
+
+
+def _number(text, base):
+    try:
+        return int(text, base)
+    except ValueError:
+        raise ValueError(f"not a number: {text!r}") from None
 
 
 def _existing(path, device=None):

@@ -195,13 +195,13 @@ def binary_stdout() -> "BinaryIO":
 def explain(error: BaseException) -> str:
     """The one line that describes an exception to the user."""
     if isinstance(error, FileNotFoundError):
-        if str(error.filename).startswith("/proc/self/"):
+        if str(error.filename).startswith("/proc/self/") and not os.path.exists("/proc/self"):
             return "/proc is not mounted here, and plash needs it"
         if error.filename is None and _working_directory_has_gone():
             return "the working directory has gone"
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.EMFILE:
-            return f"{error.strerror} (`ulimit -Hn` is {os.sysconf('SC_OPEN_MAX')})"
+            return f"{error.strerror} (the limit is {os.sysconf('SC_OPEN_MAX')}, see `ulimit -n`)"
         names = [
             os.fsdecode(each) or "''"
             for each in (error.filename, error.filename2)

@@ -239,10 +239,11 @@ def duration(text: str) -> int:
 def ports(text: str) -> "list[str]":
     """The ports of a word of EXPOSE: a number or a range, with a protocol. Raises Error."""
     numbers, slash, protocol = text.partition("/")
-    first, _, last = numbers.partition("-")
-    if not first.isdigit() or last and not (last.isdigit() and int(first) <= int(last) < 65536):
+    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", numbers)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+    if not first <= last < 65536:
         raise Error(f"not a port: {text!r}")
-    return [f"{number}{slash}{protocol}" for number in range(int(first), int(last or first) + 1)]
+    return [f"{number}{slash}{protocol}" for number in range(first, last + 1)]
 
 
 def find_file(given: "str | None", context: str) -> str:

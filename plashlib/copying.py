@@ -8,6 +8,7 @@ directory merges with a directory, a file replaces a file or a link, and nothing
 import errno
 import os
 import re
+import shutil
 import stat
 import tarfile
 
@@ -205,42 +206,76 @@ class Copier:
     def extract(self, file, target: str) -> None:
         """Unpack a tar archive, from a binary file object, in the directory target.
 
-        What is in it has its own owners; the target has those of the Copier if it is new.
+        What is in it has its own owners; the target has those of the Copier if it is new. The file
+        is read to its end. Raises Error if it is no sound archive, and OSError.
         """
+        try:
+            self._extract(file, target)
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise Error(f"not a sound tar archive: {error}") from None
+        while file.read(CHUNK):
+            pass
+
+    def _extract(self, file, target):
         self.make_directories(target)
-        options: dict = {"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}
         directories = []
         with tarfile.open(fileobj=file, mode="r|", errorlevel=1) as tar:
             for member in tar:
-                path = os.path.normpath(f"{target}/{member.name}")
-                if member.ischr() or member.isblk() or path == os.path.normpath(target):
+                path = _below(target, member.name)
+                if member.ischr() or member.isblk() or path == target.rstrip("/"):
                     continue
-                if not member.isdir() and os.path.lexists(path) and not os.path.isdir(path):
-                    os.unlink(path)
-                tar.extract(
-                    member, target, set_attrs=not member.isdir(), numeric_owner=True, **options
-                )
+                self.make_directories(os.path.dirname(path))
+                _make_room(path, member.isdir())
+                if member.islnk():
+                    os.link(_below(target, member.linkname), path, follow_symlinks=False)
+                    continue
+                self._make_member(tar, member, path)
                 if member.isdir():
                     directories.append((path, member))
-                elif not member.islnk():
-                    self.own(path, (member.uid, member.gid))
-                    if not member.issym():
-                        os.chmod(path, member.mode)  # chown(2) drops setuid
+                    continue
+                self.own(path, (member.uid, member.gid))
+                if not member.issym():
+                    os.chmod(path, member.mode)
+                os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
         for path, member in reversed(directories):
             self.own(path, (member.uid, member.gid))
             os.chmod(path, member.mode)
             os.utime(path, (member.mtime, member.mtime))
+
+    def _make_member(self, tar, member, path):
+        if member.isdir():
+            if not os.path.isdir(path):
+                os.mkdir(path, 0o700)
+        elif member.issym():
+            os.symlink(member.linkname, path)
+        elif member.isfifo():
+            os.mkfifo(path)
+        else:
+            tar.makefile(member, path)
+
+
+def _below(directory, name):
+    """The path of a member's name in a directory: .. leads no higher."""
+    return f"{directory.rstrip('/')}/{os.path.normpath('/' + name).lstrip('/')}".rstrip("/")
+
+
+def _make_room(path, for_directory):
+    """Remove what is at path, unless it and what comes are directories."""
+    try:
+        is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_directory:
+        os.unlink(path)
+    elif not for_directory:
+        shutil.rmtree(path)
 
 
 def copy_content(source: int, target: int, size: int) -> None:
     """Copy a file's content, from descriptor to descriptor; holes stay holes. Raises OSError."""
     position = 0
     while position < size:
-        try:
-            start = os.lseek(source, position, os.SEEK_DATA)
-            end = os.lseek(source, start, os.SEEK_HOLE)
-        except OSError:
-            break
+        start, end = _next_data(source, position, size)
         os.lseek(source, start, os.SEEK_SET)
         os.lseek(target, start, os.SEEK_SET)
         while start < end:
@@ -250,6 +285,19 @@ def copy_content(source: int, target: int, size: int) -> None:
             start += sent
         position = end
     os.ftruncate(target, size)
+
+
+def _next_data(source, position, size):
+    """Where the next data of a file of that size begins and ends, see lseek(2)."""
+    try:
+        start = os.lseek(source, position, os.SEEK_DATA)
+        return start, os.lseek(source, start, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size  # the rest is a hole
+        if error.errno == errno.EINVAL:
+            return position, size  # the filesystem tells no holes
+        raise
 
 
 def change_mode(text: str, mode: int, directory: bool) -> int:

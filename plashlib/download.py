@@ -121,7 +121,7 @@ class File(work.Work):
     def _position(self):
         """How many bytes are there, and of how many, or None."""
         size = self._header("content-range").rpartition("/")[2] or self._header("content-length")
-        return self._size(), int(size) if size.isdigit() else None
+        return self._size(), int(size) if size.isascii() and size.isdigit() else None
 
     def _header(self, *names):
         """The first of these headers in the server's last answer; "" where there is none."""

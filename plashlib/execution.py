@@ -55,6 +55,8 @@ def execute(argv: "list[str]", environment: "dict[str, str]", emulate=None) -> N
             if os.path.isfile(path):
                 failure = "its interpreter or loader is missing"
         except (OSError, ValueError) as error:
+            if isinstance(error, PermissionError) and path != program and not os.path.lexists(path):
+                continue  # a directory of PATH that can't be searched
             if getattr(error, "errno", None) == errno.ENOEXEC:
                 error = _execute_foreign(path, argv, environment)
             failure = failure or getattr(error, "strerror", None) or str(error)
@@ -79,12 +81,15 @@ def _starts_itself(argv):
 def _execute_foreign(path, argv, environment):
     """Become the program at path, whose format the kernel refused; returns what prevents it."""
     try:
-        _foreign().register(path, host_root)
+        foreign = _foreign()
+    # plash's files were on a mount that is no longer there, or this is a user that can't chroot(2).
+    except (ImportError, PermissionError):
+        return OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
+    try:
+        foreign.register(path, host_root)
         os.execve(path, argv, environment)
     except (Error, OSError) as error:
         return error
-    except ImportError:  # plash's files were on a mount that is no longer there
-        return OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
 
 
 def prepare_foreign():
@@ -107,12 +112,14 @@ def prepare_foreign():
 def _foreign():
     """The module, loaded when needed: plash's files are the host's, which is out of sight."""
     root, directory = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "."))
-    os.chdir(host_root)
-    os.chroot(".")
     try:
-        from plashlib import foreign
-    finally:
-        os.fchdir(root)
+        os.chdir(host_root)
         os.chroot(".")
+        try:
+            from plashlib import foreign
+        finally:
+            os.fchdir(root)
+            os.chroot(".")
+    finally:
         os.fchdir(directory)
     return foreign

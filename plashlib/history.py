@@ -10,6 +10,7 @@ import time
 from plashlib import docs
 
 FILE = "made.json"
+KINDS = {"argv": list, "created": int, "created_by": str, "empty_layer": bool}  # what is in it
 
 
 def made(argv: "list[str] | None" = None) -> bytes:
@@ -54,14 +55,18 @@ def _public_url(url):
 
 
 def read(image) -> dict:
-    """What FILE of a store.Image says: its argv, and created, which is None if it is not known."""
+    """What FILE of a store.Image says: its argv, [] if unknown, and what else is sound of it."""
     import json
 
     try:
         found = json.loads(image.read(FILE) or "{}")
-    except ValueError:
-        found = {}
-    return {"argv": found.get("argv", []), "created": found.get("created")}
+    except (ValueError, RecursionError):
+        found = None
+    found = found if isinstance(found, dict) else {}
+    made = {name: found[name] for name in KINDS if isinstance(found.get(name), KINDS[name])}
+    argv = made.get("argv", [])
+    made["argv"] = argv if all(isinstance(each, str) for each in argv) else []
+    return made
 
 
 def created(image) -> float:

@@ -159,11 +159,15 @@ def subordinate(
     for line in _lines(file):
         owner, _, numbers = line.partition(":")
         start, _, count = numbers.partition(":")
-        if owner in (name, str(uid)) and start.isdigit() and count.isdigit():
+        if owner in (name, str(uid)) and _is_number(start) and _is_number(count):
             found.append((int(start), int(count)))
     if not found and any(line.startswith("subid:") for line in _lines("/etc/nsswitch.conf")):
         found = _getsubids(name or str(uid), getsubids_options)
     return _without_overlaps(found)
+
+
+def _is_number(text):
+    return text.isascii() and text.isdigit()
 
 
 def _lines(file):
@@ -179,7 +183,12 @@ def _getsubids(user, options):
     import subprocess
 
     try:
-        done = subprocess.run(["getsubids", *options, user], capture_output=True, text=True)
+        done = subprocess.run(
+            ["getsubids", *options, user],
+            env={**os.environ, "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+        )
     except OSError:
         return []
     fields = [line.split() for line in done.stdout.splitlines()]
@@ -215,7 +224,7 @@ def fallback() -> "str | None":
         no_new_privs = "NoNewPrivs:\t1" in file.read()
     with open("/proc/self/uid_map", encoding="utf-8") as file:
         uid = int(file.read().split()[1])
-    for program, file_name, options in FILES:
+    for _, file_name, options in FILES:
         if not subordinate(file_name, uid, options):
             return f"{NOT_CONFIGURED} {file_name}"
     for program, _, _ in FILES:

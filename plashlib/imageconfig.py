@@ -14,7 +14,8 @@ from plashlib import Error, caller, history, store
 SINGLE = {"workingdir": "WorkingDir", "user": "User", "stop-signal": "StopSignal"}
 # Changes that add to a setting or remove from it: NAME- removes one, - all.
 KEYED = {"label": "Labels", "port": "ExposedPorts", "volume": "Volumes"}
-ARGV = {"entrypoint": "Entrypoint", "cmd": "Cmd", "shell": "Shell"}
+# The shell first: an entrypoint that is a line is for the new one.
+ARGV = {"shell": "Shell", "entrypoint": "Entrypoint", "cmd": "Cmd"}
 TYPES: "dict[str, type]" = {
     **dict.fromkeys(("User", "WorkingDir", "StopSignal"), str),
     **dict.fromkeys(("Entrypoint", "Cmd", "Shell", "OnBuild"), list),

@@ -48,7 +48,7 @@ def run(
             with open(source, "xb") as file:
                 file.write(content)
             os.chmod(source, 0o755)
-            binds.append(f"{source}:{path}:ro")
+            binds.append(runmounts.bind(source, path, read_only=True))
         options["variables"] = [*options["variables"], *mounted.variables]
         status, warnings = build.run(image, layer, command, keep_tmp=True, mounts=binds, **options)
         if status:
@@ -109,7 +109,13 @@ def _copy(image, layer, what):
     os.mkdir(inline)
     deep = bool(what.flags.get("parents"))
     jobs = [job for part in what.parts for job in _jobs(part, point, inline, deep)]
-    return copying.change_files(image, layer, lambda: _copy_all(what, jobs))
+    lost = copying.change_files(image, layer, lambda: _copy_all(what, jobs))
+    for _, source, unpacker in jobs:
+        process = unpacker and unpacker[1]
+        if process and process.wait():
+            ending = programs.ending(process.args[0], process.returncode)
+            raise Error(f"{source.name}: {ending}")
+    return lost
 
 
 def _jobs(part, point, inline, deep):
@@ -152,7 +158,7 @@ def _unpacker(tree, source):
     if not argv:
         return tree.open(source.path), None
     file = tree.open(source.path)
-    process = programs.start(argv, stdin=file, stdout=subprocess.PIPE)
+    process = programs.start(argv, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     file.close()
     return process.stdout, process
 

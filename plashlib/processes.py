@@ -217,10 +217,10 @@ class Observer:
         """As image_users(), seen by the process outside. Raises Error if that has ended."""
         import marshal
 
-        os.write(self._requests, b".")
         try:
+            os.write(self._requests, b".")
             return {key: set(pids) for key, pids in marshal.load(self._answers).items()}
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             raise Error("cannot tell which images are in use") from None
 
 

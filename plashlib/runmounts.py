@@ -1,5 +1,6 @@
 """RUN --mount: what a build's command sees besides its image, by BuildKit's reference."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -103,6 +104,12 @@ def parse(text: str, expand) -> Mount:
     return mount
 
 
+def bind(source: str, target: str, read_only: bool) -> str:
+    """The -b of build that binds source at target."""
+    source, target = (each.replace(":", "\\:") for each in (source, target))
+    return f"{source}:{target}" + (":ro" if read_only else "")
+
+
 class Mounted:
     """Mounts that are made ready while a `with` statement runs, in a mount namespace of its own.
 
@@ -117,8 +124,17 @@ class Mounted:
         self.binds: list[str] = []
         self.variables: list[str] = []
         self._kept: list[work.Work] = []
+        self._is_mounted = False
 
     def __enter__(self):
+        try:
+            self._mount()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def _mount(self):
         # Of two builds with the same caches, one waits for the other: locked in one order.
         names = sorted({_cache_name(each) for each in self.mounts if each.type == "cache"})
         self._caches = {name: self._open_cache(name) for name in names}
@@ -126,21 +142,20 @@ class Mounted:
             namespaces.private_mounts()
             os.mkdir(self.directory)
             namespaces.mount("plash", self.directory, "tmpfs", options="mode=0755")
+            self._is_mounted = True
         for number, mount in enumerate(self.mounts):
             getattr(self, "_" + mount.type)(mount, f"{self.directory}/{number}")
-        return self
 
     def __exit__(self, *error):
         for each in self._kept:
             each.__exit__(*error)
-        if self.mounts:
+        if self._is_mounted:
             # With what is mounted in it.
-            namespaces.call("umount2", os.fsencode(self.directory), 2)
+            namespaces.unmount(self.directory)
             os.rmdir(self.directory)
 
     def _add(self, path, mount, read_only):
-        source, target = (each.replace(":", "\\:") for each in (path, mount.target))
-        self.binds.append(f"{source}:{target}" + (":ro" if read_only else ""))
+        self.binds.append(bind(path, mount.target, read_only))
 
     def _open_cache(self, name):
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -218,9 +233,13 @@ class Mounted:
         os.mkdir(path)
         size = mount.given.get("size")
         options = "mode=0755" + (f",size={size}" if size else "")
-        namespaces.mount(
-            "plash", path, "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, options
-        )
+        flags = namespaces.MS_NOSUID | namespaces.MS_NODEV
+        try:
+            namespaces.mount("plash", path, "tmpfs", flags, options)
+        except OSError as error:
+            if size and error.errno == errno.EINVAL:
+                raise Error(f"not a size of --mount=type=tmpfs: {size!r}") from None
+            raise
         self._add(path, mount, False)
 
     def _secret(self, mount, path):

@@ -130,7 +130,8 @@ class SettingSteps:
             if flag in flags:
                 check[name] = containerfile.duration(flags[flag])
         if "retries" in flags:
-            if not flags["retries"].isdigit():
+            digits = flags["retries"]
+            if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
                 raise Error(f"not a number: {flags['retries']!r}")
             check["Retries"] = int(flags["retries"])
         self._set(state, instruction, "Healthcheck", check)

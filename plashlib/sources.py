@@ -129,7 +129,10 @@ class Tree:
     def _matching(self, directory, part):
         if not _is_glob(part):
             return [re.sub(r"\\(.)", r"\1", part)]
-        expression = re.compile(_expression(part), re.DOTALL)
+        try:
+            expression = re.compile(_expression(part), re.DOTALL)
+        except re.error as error:
+            raise Error(f"not a pattern: {part!r}: {error}") from None
         try:
             names = self.listdir(self.resolve(directory))
         except OSError:

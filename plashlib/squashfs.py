@@ -24,15 +24,16 @@ def find(file: str) -> "int | None":
     The file is one as mksquashfs writes it, one of push:program, an AppImage, or a SIF file.
     """
     with open(file, "rb") as opened:
-        head = opened.read(4096)
+        head, size = opened.read(4096), os.fstat(opened.fileno()).st_size
         offset = 0
         if head.startswith(PROGRAM):
-            offset = int(head[len(PROGRAM) :].partition(b"\n")[0])
+            digits = head[len(PROGRAM) :].partition(b"\n")[0]
+            offset = int(digits) if digits.isdigit() else 0
         elif head.startswith(b"\x7fELF") and head[8:11] == APPIMAGE:
             offset = _elf_size(head)
         elif head[32:42] == SIF:
-            offset = _sif_partition(opened, head)
-        opened.seek(offset)
+            offset = _sif_partition(opened, head, size)
+        opened.seek(min(offset, size))
         return offset if opened.read(len(MAGIC)) == MAGIC else None
 
 
@@ -45,11 +46,11 @@ def _elf_size(head):
     return start + length * count
 
 
-def _sif_partition(opened, head):
+def _sif_partition(opened, head, size):
     """Where the first file system of a SIF file begins: 0 if it has none."""
     # A header of 128 bytes: the number of free and all descriptors, their offset and size.
     _, total, start, length = (int.from_bytes(head[i : i + 8], "little") for i in range(80, 112, 8))
-    opened.seek(start)
+    opened.seek(min(start, size))
     table = opened.read(min(length, 1 << 20))
     each = len(table) // total if 0 < total <= len(table) else 0
     for at in range(0, total * each, each or 1):
@@ -162,7 +163,7 @@ def _run(argv):
         pid = os.posix_spawnp(
             argv[0],
             argv,
-            os.environ,
+            {**os.environ, "LC_ALL": "C"},
             file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in range(3)],
         )
     except FileNotFoundError:

@@ -80,7 +80,7 @@ class Image:
 
     def children(self) -> "list[Image]":
         """The images that were built on this one, the lowest id first. Raises OSError."""
-        found = [entry.name for entry in os.scandir(self.path) if entry.name.isdigit()]
+        found = [entry.name for entry in os.scandir(self.path) if _is_number(entry.name)]
         nodes = [f"{self.path}/{each}" for each in sorted(found, key=int)]
         return [Image(each) for each in nodes if is_image(each)]
 
@@ -203,10 +203,14 @@ def _named(name):
     raise Error(f"no image: {name!r} is neither an id nor a name")
 
 
+def _is_number(name):
+    return name.isascii() and name.isdigit()
+
+
 def images() -> "list[Image]":
     """All Images, the lowest id first, without the empty one. Raises Error, OSError."""
     found = []
-    numbers = sorted(int(each) for each in os.listdir(path() + "/index") if each.isdigit())
+    numbers = sorted(int(each) for each in os.listdir(path() + "/index") if _is_number(each))
     for number in numbers:
         try:
             directory = node(str(number))

@@ -26,22 +26,22 @@ def sizes(images: "list[store.Image]") -> "dict[str, int]":
     with open(os.memfd_create("layers"), "w+b") as layers:
         layers.write(b"".join(os.fsencode(image.path) + b"/_data\0" for image in images))
         layers.seek(0)
-        with (
-            progress.Progress("measuring images") as shown,
-            subprocess.Popen(
+        # Two statements: Python 3.9 does not document one for both, in parentheses.
+        with progress.Progress("measuring images") as shown:
+            with subprocess.Popen(
                 ["du", "--block-size=1", "--summarize", "--null", "--files0-from=-"],
+                env={**os.environ, "LC_ALL": "C"},
                 stdin=layers,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-            ) as du,
-        ):
-            assert du.stdout
-            for piece in iter(lambda: os.read(du.stdout.fileno(), 1 << 16), b""):
-                *lines, rest = (rest + piece).split(b"\0")
-                for line in lines:
-                    size, _, path = line.partition(b"\t")
-                    found[path.split(b"/")[-2].decode()] = int(size)
-                shown.show(sum(found.values()))
+            ) as du:
+                assert du.stdout
+                for piece in iter(lambda: os.read(du.stdout.fileno(), 1 << 16), b""):
+                    *lines, rest = (rest + piece).split(b"\0")
+                    for line in lines:
+                        size, _, path = line.partition(b"\t")
+                        found[path.split(b"/")[-2].decode()] = int(size)
+                    shown.show(sum(found.values()))
     return found
 
 
@@ -76,4 +76,7 @@ def size(text: str) -> int:
     unit = unit.removesuffix("i")
     if not digits.isascii() or not digits.replace(".", "", 1).isdigit() or unit not in MULTIPLES:
         raise Error(f"not a size: {text!r} (bytes, or a number and a unit: kB, MB, GB, GiB)")
-    return int(float(digits) * base ** MULTIPLES.index(unit))
+    try:
+        return int(float(digits) * base ** MULTIPLES.index(unit))
+    except OverflowError:
+        raise Error(f"not a size: {text!r} (too large)") from None

@@ -72,13 +72,16 @@ def become(user: User) -> None:
     """Become a User of this user namespace. Raises Error if its ids are not mapped."""
     if (os.geteuid(), os.getegid()) == (user.uid, user.gid):
         return
+    what = user_text = f"{user.uid}:{user.gid}"
     try:
         if max(map(namespaces.mapped, ("uid", "gid"))) == 1:
             # The one id that there is becomes this user's.
             ids.become_other(user.uid, user.gid)
             return
+        what = f"a member of the groups {', '.join(map(str, user.groups))}"
         os.setgroups(user.groups)
+        what = user_text
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        raise Error(f"cannot become {user.uid}:{user.gid}: {error.strerror}") from None
+        raise Error(f"cannot become {what}: {error.strerror}") from None

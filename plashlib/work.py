@@ -92,8 +92,9 @@ def delete(directory: str) -> None:
         raise Error(f"{mounted[0]} is mounted (unmount it, and run plash clean)")
     # rm(1), because it is faster than Python, and takes paths longer than PATH_MAX.
     reader, writer = os.pipe()
+    environment = {**os.environ, "LC_ALL": "C"}
     pid = os.posix_spawnp(
-        "rm", [*RM, directory], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writer, 2)]
+        "rm", [*RM, directory], environment, file_actions=[(os.POSIX_SPAWN_DUP2, writer, 2)]
     )
     os.close(writer)
     with open(reader, encoding="utf-8", errors="replace") as file:

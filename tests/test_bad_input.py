@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from requirements import as_user
+from requirements import as_user, need_program
 from world import COMMANDS, LIBEXEC, ROOT, make_directory
 
 sys.path.insert(0, str(ROOT))
@@ -203,6 +203,29 @@ def test_a_directory_that_is_not_ours_is_named(plash, image):
     # It is copied, if it is on another filesystem than the store.
     assert plash("stack", image, "/etc").error.startswith("plash stack: cannot ")
     assert sorted(os.listdir(plash.data / "index")) == ["0", image]
+
+
+def test_what_is_missing_in_proc_does_not_mean_that_proc_is(plash):
+    error = plash("pull:tarfile", "/proc/self/nothing").error
+    assert error == "plash pull:tarfile: /proc/self/nothing: No such file or directory"
+
+
+def test_an_archive_on_a_closed_stdin(plash):
+    need_program("skopeo")
+    done = plash.run(["sh", "-c", 'exec "$0" pull:oci - <&-', ROOT / "bin/plash"])
+    assert done.error == "plash pull:oci: stdin: Bad file descriptor"
+
+
+def test_an_unsound_environment_of_an_image(plash, image):
+    (plash.data / f"layer/0/{image}/_data/env").write_bytes(b"A\0=\0=x\0B=1\0")
+    assert plash("run", image, "sh", "-c", "echo $B").ok().out == "1\n"
+
+
+def test_numbers_of_other_scripts_in_the_store(plash, image):
+    (plash.data / "index/²").symlink_to("nothing")
+    for words in ["tree"], ["shrink", "--dry-run"], ["doctor"]:
+        assert "internal error" not in plash(*words).err
+    plash("tree").ok()
 
 
 def test_empty_and_odd_names(plash, image):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from requirements import need, need_program
-from world import wait_for
+from world import ROOT, wait_for
 
 
 def test_shell_code_makes_a_new_image(plash, image, layers):
@@ -28,6 +28,18 @@ def test_more_words_are_a_command(plash, image):
 def test_code_is_read_from_stdin(plash, image):
     number = plash("build", image, input="cat; echo 1 > /one\necho 2 > /two\n").id
     assert plash("run", number, "cat", "/one", "/two").out == "1\n2\n"
+
+
+def test_code_on_stdin_may_hold_any_bytes(plash, image):
+    number = plash(
+        "build", image, input=b"echo \377 >/x\n", env={"PYTHONIOENCODING": "utf-8:strict"}
+    ).id
+    assert plash("run", number, "cat", "/x").raw == b"\xff\n"
+
+
+def test_a_closed_stdin_is_no_terminal(plash, image):
+    done = plash.run(["sh", "-c", f'exec "$0" build {image} <&-', ROOT / "bin/plash"])
+    assert done.error == "plash build: stdin: Bad file descriptor"
 
 
 def test_the_first_failing_command_ends_it(plash, image):

@@ -13,8 +13,9 @@ import threading
 
 import corpus
 import pytest
+from archives import archive, info
 from conftest import kind_of_user, need_program, needs_subordinate_ids
-from world import LIBEXEC
+from world import LIBEXEC, ROOT
 
 pytest.importorskip("e2b_dockerfile_utils", reason="needs e2b-dockerfile-utils")
 
@@ -188,6 +189,43 @@ def test_the_home_that_env_says(plash, build):
     assert plash("run:image", made).ok().out == "/not/there\n/custom\n"
 
 
+def test_an_added_archive_stays_where_it_belongs(plash, build, put):
+    """A link in its way is replaced, and .. leads no higher than the target, as docker has it."""
+    members = (
+        ("d/", None),
+        ("d/f", b"in d"),
+        ("/abs", b"abs"),
+        ("../../up", b"up"),
+        ("dir", b"a file over a directory"),
+        ("file/", None),
+        ("twice", b"1"),
+        ("twice", b"2"),
+    )
+    entries = [
+        info(name.rstrip("/"), tarfile.DIRTYPE) if content is None else (info(name), content)
+        for name, content in members
+    ]
+    links = [
+        info("hard", tarfile.LNKTYPE, linkname="/twice"),
+        info("up-link", tarfile.SYMTYPE, linkname="/"),
+    ]
+    (plash.place / "context" / "a.tar").write_bytes(archive(*entries, *links))
+    text = (
+        "FROM base\nRUN mkdir -p /t/dir/x && echo f >/t/file && ln -s /etc /t/d && echo kept >/etc/f\n"
+        "ADD a.tar /t/\n"
+    )
+    made = build(text).id
+    code = "cat /etc/f; cd /t; ls; cat d/f abs up dir twice hard; test -d file && test ! -L d"
+    listed = shown(plash, made, "sh", "-c", code)
+    assert listed == (
+        "kept\nabs\nd\ndir\nfile\nhard\ntwice\nup\nup-link\nin dabsupa file over a directory22"
+    )
+    (plash.place / "context" / "a.tar").write_bytes(
+        archive(info("l", tarfile.LNKTYPE, linkname="no"))
+    )
+    assert "No such file" in build(text).error
+
+
 def test_parents_of_any_depth(plash, build, put):
     for path in "a/b/c/g", "a/g", "x/g":
         put(path)
@@ -308,6 +346,39 @@ def test_archives_are_added_unpacked(plash, build):
     assert sorted(listed.splitlines()) == ["a/d/file 640", "a/text.tar.gz 644", "b 644"]
 
 
+def test_an_archive_that_is_broken_is_not_added(plash, build):
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        info = tarfile.TarInfo("file")
+        info.size = 100_000
+        tar.addfile(info, io.BytesIO(os.urandom(info.size)))
+    packed = bytearray(gzip.compress(made.getvalue()))
+    packed[-8] ^= 1  # of the checksum
+    (plash.place / "context/sum.tgz").write_bytes(packed)
+    (plash.place / "context/cut.tgz").write_bytes(packed[:50_000])
+    (plash.place / "context/cut.tar").write_bytes(made.getvalue()[:50_000])
+    for name, why in (
+        ("sum.tgz", "ended with status"),
+        ("cut.tgz", "not a sound tar archive"),
+        ("cut.tar", "not a sound tar archive"),
+    ):
+        assert why in build(f"FROM base\nADD {name} /a/\n").error
+
+
+def test_a_containerfile_on_a_closed_stdin(plash, build):
+    code = 'exec "$0" build:file -f - . <&-'
+    done = plash.run(["sh", "-c", code, ROOT / "bin/plash"])
+    assert done.error == "plash build:file: stdin: Bad file descriptor"
+
+
+def test_a_data_directory_with_a_colon(plash, host_tar):
+    plash.env["PLASH_DATA"] = f"{plash.place}/a:b"
+    plash("map", "base", plash("pull:tarfile", host_tar).id).ok()
+    text = "FROM base\nRUN <<EOF\n#!/bin/sh\necho x >/x\nEOF\n"
+    (plash.place / "Containerfile").write_text(text)
+    assert shown(plash, plash("build:file").id, "cat", "/x") == "x\n"
+
+
 def test_a_url_is_added_and_its_checksum_verified(plash, build):
     need_program("curl")
     (plash.place / "served").mkdir()
@@ -405,6 +476,24 @@ def test_parents_and_exclude(plash, build):
         ("RUN x\n", "1: RUN x: only ARG can stand before the first FROM"),
         ("FROM base\nENV A\n", "2: ENV must have two arguments"),
         ("FROM base\nEXPOSE x\n", "2: EXPOSE x: not a port: 'x'"),
+        ("FROM base\nEXPOSE ²\n", "2: EXPOSE ²: not a port: '²'"),
+        ("FROM base\nEXPOSE 1-²\n", "not a port: '1-²'"),
+        ("FROM base\nEXPOSE " + "9" * 5000 + "\n", "not a port: '999"),
+        ("FROM base\nHEALTHCHECK --retries=² CMD x\n", "not a number: '²'"),
+        ("FROM base\nCOPY x[z-a] /y\n", "not a pattern: 'x[z-a]'"),
+        (
+            "FROM base\nRUN --mount=type=tmpfs,target=/t,size=abc true\n",
+            "not a size of --mount=type=tmpfs: 'abc'",
+        ),
+        ("FROM base\nRUN --mount=target=/t,source=missing true\n", "missing: No such file"),
+        (
+            "FROM base\nRUN --mount=target=/t,from=base,source=missing true\n",
+            "missing: No such file",
+        ),
+        (
+            "FROM base\nRUN --mount=target=/t,source=Containerfile,rw true\n",
+            "rw of --mount is for directories",
+        ),
         ("FROM base\nHEALTHCHECK --interval=1 CMD x\n", "not a duration: '1'"),
         ("FROM scratch\nRUN true\n", "2: RUN true: the image is empty"),
         ("FROM base\nUSER ${A?message}\n", "message"),

@@ -57,6 +57,11 @@ def test_what_was_set_can_be_removed(plash, image):
     assert settings(plash, plash("config", "--env=-", "--label=-", less).id) == {}
 
 
+def test_an_entrypoint_that_is_a_line_is_for_the_new_shell(plash, image):
+    made = plash("config", '--shell=["/bin/bash", "-c"]', "--entrypoint=echo hi", image).id
+    assert settings(plash, made)["Entrypoint"] == ["/bin/bash", "-c", "echo hi"]
+
+
 def test_run_and_what_is_built_on_an_image_have_its_configuration(plash, image):
     made = plash("config", "--env=GREETING=hello world", image).id
     built = plash("build", made, 'echo "$GREETING" >/greeting').id

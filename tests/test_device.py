@@ -220,7 +220,31 @@ def test_no_such_device(plash, image, cdi):
     assert error == "plash run: no device: vendor.com/device=one (see plash device)"
     cdi({"one": {"mounts": [{"hostPath": "/etc"}]}})
     error = plash("run", "--device=vendor.com/device=one", image, "true").error
-    assert error.endswith("vendor.json is no CDI specification: 'containerPath'")
+    assert error.endswith("vendor.json is no CDI specification: no field 'containerPath'")
+
+
+@pytest.mark.parametrize(
+    "args, why",
+    [
+        (["chmod", "--path"], "the hook's option --path has no value"),
+        (["chmod", "--path=/x"], "no field 'mode'"),
+        (["enable-cuda-compat", "--host-driver-version=x.1"], "not a number: 'x'"),
+    ],
+)
+def test_hooks_that_are_unsound(plash, image, cdi, args, why):
+    cdi({"one": {"hooks": [hook(*args)]}})
+    error = plash("run", "--device=vendor.com/device=one", image, "true").error
+    assert error.endswith(f"vendor.json is no CDI specification: {why}")
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [("[]", "not an object"), ('{"kind": "a/b"}', "no field 'devices'")],
+)
+def test_files_that_are_unsound(plash, cdi, text, why):
+    cdi({})
+    (plash.place / "cdi/vendor.json").write_text(text)
+    assert f"vendor.json is no CDI specification: {why}" in plash("device").ok().err
 
 
 @pytest.mark.slow

@@ -60,8 +60,9 @@ def test_an_image_of_an_older_plash(plash, image):
     (made,) = json.loads(plash("history", "--json", image).ok().out)
     assert made["made_by"] == [] and made["created"] <= time.time()
     plash("history", image).ok()
-    (plash.data / f"layer/0/{image}/_data/made.json").write_text('{"argv')
-    assert json.loads(plash("history", "--json", image).ok().out)[0]["made_by"] == []
+    for text in '{"argv', "[]", '{"argv": 3}', '{"argv": [1]}', "[" * 100_000:
+        (plash.data / f"layer/0/{image}/_data/made.json").write_text(text)
+        assert json.loads(plash("history", "--json", image).ok().out)[0]["made_by"] == []
 
 
 def test_an_image_without_layers_of_its_own_has_its_parents_configuration_not_its_history(

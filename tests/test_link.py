@@ -196,6 +196,9 @@ def test_another_users_store(plash, image):
         ("none", "none: No such file or directory"),
         ("text", "not a directory, nor a squashfs file: "),
         ("fifo", "not a directory, nor a squashfs file: "),
+        ("program", "not a directory, nor a squashfs file: "),
+        ("appimage", "not a directory, nor a squashfs file: "),
+        ("sif", "not a directory, nor a squashfs file: "),
         ("/", "or holds it"),
         ("data/layer/0/1", "is in this store already"),
         ("", ": No such file"),
@@ -204,6 +207,12 @@ def test_another_users_store(plash, image):
 def test_what_can_not_be_linked(plash, image, what, error):
     (plash.place / "text").write_text("x")
     os.mkfifo(plash.place / "fifo")
+    # Offsets that are none, or beyond what lseek(2) takes.
+    program = b"#!/bin/sh\n# plash program: a squashfs file begins at byte abc\n"
+    (plash.place / "program").write_bytes(program)
+    head = b"\x7fELF\2\1\1\0AI\2".ljust(40, b"\0")
+    (plash.place / "appimage").write_bytes(head + b"\xff" * 100)
+    (plash.place / "sif").write_bytes(bytes(32) + b"SIF_MAGIC\0".ljust(48, b"\0") + b"\xff" * 100)
     before = plash.snapshot()
     assert error in plash("link", what).error
     assert plash.snapshot() == before
@@ -260,4 +269,4 @@ def test_what_a_file_says_of_itself_leads_nowhere_else(plash, image):
     file.write_bytes(content[:marker] + json.dumps(said).encode())
     number = plash("link", file).id
     assert not list(plash.place.rglob("EVIL")) and plash("history", number).ok()
-    assert plash("run", number, "printenv", "A").ok().out == "b\n"
+    assert plash("run", number, "sh", "-c", "echo $A").ok().out == "b\n"

@@ -27,6 +27,13 @@ def test_mount_without_the_right_to(plash, image, tmp_path):
     assert plash("mount", image, tmp_path / "m").error == (
         "plash mount: you may not mount here (plash sudo gives a shell that may)"
     )
+    assert plash("mount", image, "m", "changes").status == 1
+    assert not (tmp_path / "changes").exists()
+
+
+def test_an_empty_shell_is_none(plash, image):
+    for words in ["mounted", image], ["sudo"]:
+        assert plash(*words, input="echo x\n", env={"SHELL": ""}).ok().out == "x\n"
 
 
 def test_sudo_is_root_on_the_hosts_files(plash):

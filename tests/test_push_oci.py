@@ -189,6 +189,15 @@ def test_other_files_of_layers(plash, oci_tools, host_tar):
     )
 
 
+def test_notes_that_are_unsound_are_left_out(plash, oci_tools):
+    (plash.place / "tree").mkdir()
+    image = plash("pull:dir", "tree").id
+    (plash.data / f"layer/0/{image}/_data/made.json").write_text('{"argv": [1], "created": "x"}')
+    plash("push:oci", image, "oci:layout:x").ok()
+    (entry,) = inspect(plash, "oci:layout:x", "--config")["history"]
+    assert entry["created_by"] == "plash"
+
+
 def test_a_name_that_no_layer_can_have(plash, oci_tools, image):
     number = plash("build", image, "touch /etc/.wh.x").id
     before = plash.snapshot()

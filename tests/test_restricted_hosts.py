@@ -210,7 +210,10 @@ def test_few_open_files(plash, image):
     limited[-1] = limited[-1].replace("-Sn 30", "-n 24")
     for command in ["run", "true"], ["build", "true"], ["push:tarfile"], ["diff"]:
         done = plash.run([*limited, LIBEXEC / f"plash-{command[0]}", image, *command[1:]])
-        assert done.error == f"plash {command[0]}: Too many open files (`ulimit -Hn` is 24)"
+        assert (
+            done.error
+            == f"plash {command[0]}: Too many open files (the limit is 24, see `ulimit -n`)"
+        )
     plash("clean").ok()
 
 

@@ -4,7 +4,7 @@ import os
 import pwd
 
 import pytest
-from requirements import as_user, needs_subordinate_ids
+from requirements import as_user, kind_of_user, needs_subordinate_ids
 
 BIN = os.path.realpath("/bin")
 
@@ -273,6 +273,26 @@ def test_a_user_whose_id_is_not_mapped(plash, users):
     assert plash("run", "-u", "999999", users, "true").error == (
         "plash run: cannot become 999999:0: Invalid argument"
     )
+
+
+@needs_subordinate_ids
+def test_a_group_that_is_not_mapped(plash, users):
+    built = plash("build", users, "echo far:x:4294967294:app >>/etc/group").id
+    done = plash("run", "-u", "app", built, "id", "-G")
+    if kind_of_user() == "root":
+        assert "4294967294" in done.ok().out
+    else:
+        groups = "a member of the groups 7, 4294967294"
+        assert done.error == f"plash run: cannot become {groups}: Invalid argument"
+
+
+def test_programs_that_another_user_cannot_execute(plash, users):
+    code = "echo true >/script; chmod 755 /script; mkdir -m 700 /closed; touch /closed/program"
+    built = plash("build", users, code).id
+    done = plash("run", "-u", "app", built, "/script")
+    assert done.status == 126 and "not permitted" not in done.error
+    done = plash("run", "-e", "PATH=/closed:/bin:/usr/bin", "-u", "app", built, "no-program")
+    assert (done.status, done.error) == (127, "plash run: command not found: no-program")
 
 
 def test_what_can_be_left_out(plash, image):

@@ -120,6 +120,7 @@ def test_both(plash, family):
         ("--to=-1", "size"),
         ("--to=5X", "size"),
         ("--to=.", "size"),
+        ("--to=" + "9" * 400, "size"),
     ],
 )
 def test_what_is_no_age_and_no_size(plash, image, option, what):
