@@ -44,7 +44,7 @@ def text(url: str, missing_ok: bool = False) -> "str | None":
         if missing_ok and (status == HTTP_ERROR and code == "404" or status == NO_FILE):
             return None
         if status:
-            raise Error(f"{url}: {why}")
+            raise Error(f"{_public(url)}: {why}")
         if not os.path.exists(directory.path + "/text"):
             return ""
         with open(directory.path + "/text", encoding="utf-8", errors="surrogateescape") as file:
@@ -91,9 +91,11 @@ class File(work.Work):
                 and self._size() > 0
                 and bool(self._header("etag", "last-modified"))
             )
-            raise Error(f"{self.url}: {why}" + (" (run again to resume)" if self.keep else ""))
+            raise Error(
+                f"{_public(self.url)}: {why}" + (" (run again to resume)" if self.keep else "")
+            )
         if not os.path.exists(self.file):
-            raise Error(f"{self.url}: the file is empty")
+            raise Error(f"{_public(self.url)}: the file is empty")
         if sha256:
             self._verify(sha256)
 
@@ -108,7 +110,7 @@ class File(work.Work):
                 shown.show(file.tell())
         if digest.hexdigest() != sha256.lower():
             raise Error(
-                f"{self.url}: its sha256 is {digest.hexdigest()}, not {sha256};"
+                f"{_public(self.url)}: its sha256 is {digest.hexdigest()}, not {sha256};"
                 " nothing was imported"
             )
 
@@ -168,6 +170,13 @@ def _curl(url, *options, shown=None, position=None):
     return process.returncode, code.decode(), reason
 
 
+def _public(url):
+    """Return a URL without its user and password, for errors, which logs keep."""
+    scheme, separator, rest = url.partition("://")
+    server, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{server.rpartition('@')[2]}{slash}{path}"
+
+
 def pull(url: str, sha256: "str | None" = None) -> "tuple[str, list[str]]":
     """Import the tar archive at url, whose sha256 may be given in hexadecimal.
 
@@ -180,5 +189,5 @@ def pull(url: str, sha256: "str | None" = None) -> "tuple[str, list[str]]":
             try:
                 warnings = archive.extract(source.fileno(), layer.root)
             except Error as error:
-                raise Error(f"{url}: {error}") from None
+                raise Error(f"{_public(url)}: {error}") from None
         return layer.stack_on(store.empty()).id, warnings

@@ -190,3 +190,9 @@ def test_a_bar_on_a_terminal_and_none_elsewhere(plash, server, tar):
         r"downloading: \[###########\.+\] (999|1000) kB of 2\.0 MB, \d:\d\d left, .*/s", shown
     )
     kept(plash)
+
+
+def test_no_password_in_an_error(plash, server):
+    url = server.url.replace("://", "://me:secret@") + "/none.tar"
+    error = plash("pull:url", url).error
+    assert "secret" not in error and f"{server.url}/none.tar: " in error
