@@ -49,6 +49,7 @@ class Bind(Mount):
     ) -> None:
         super().__init__(target or source, os.path.isdir(source), requested)
         self.source, self.read_only = source, read_only
+        self.shown = source  # what errors call it
 
     def mount(self, path: str) -> None:
         try:
@@ -63,7 +64,7 @@ class Bind(Mount):
             raise self.error(why) from None
 
     def error(self, why: str) -> Error:
-        return Error(f"cannot bind {self.source} on {self.target}: {why}")
+        return Error(f"cannot bind {self.shown} on {self.target}: {why}")
 
 
 def parse(text: str) -> Bind:

@@ -19,7 +19,7 @@ class View:
     """What a process sees and has, besides the image: what its caller brings, and asks for.
 
     variables  more variables, as for caller.environment()
-    mounts     more binds, each as for binds.parse()
+    mounts     more binds, each a binds.Mount, or text as for binds.parse()
     directory  the working directory inside; None for the caller's
     user       a user of the image's: NAME or UID, and :GROUP; None for root
     as_me      keep the caller's own uid and gid, with names for them, instead of becoming root
@@ -35,7 +35,7 @@ class View:
         self,
         image: "store.Image | None" = None,
         variables: "list[str] | tuple[()]" = (),
-        mounts: "list[str] | tuple[()]" = (),
+        mounts: "list | tuple[()]" = (),
         directory: "str | None" = None,
         user: "str | None" = None,
         as_me: bool = False,
@@ -64,7 +64,7 @@ class View:
             from plashlib import cdi
 
             cdi.add(self, devices)
-        self.mounts += map(binds.parse, mounts)
+        self.mounts += [binds.parse(each) if isinstance(each, str) else each for each in mounts]
         self.environment.setdefault("HOME", "/" if as_me else "/root")
         self.entries = caller.entries(self.environment["HOME"]) if as_me else {}
 

@@ -10,6 +10,7 @@ import subprocess
 
 from plashlib import (
     Error,
+    binds,
     build,
     container,
     copying,
@@ -42,15 +43,16 @@ def run(
     if image.id == store.EMPTY:
         raise Error("the image is empty, and has no command to run")
     with work.NewLayer() as layer, runmounts.Mounted(mounts, layer.path + "/mounts") as mounted:
-        binds = mounted.binds
         for number, (path, content) in enumerate(files.items()):
             source = f"{layer.path}/file{number}"
             with open(source, "xb") as file:
                 file.write(content)
             os.chmod(source, 0o755)
-            binds.append(runmounts.bind(source, path, read_only=True))
+            mounted.binds.append(binds.Bind(source, path, requested=True, read_only=True))
         options["variables"] = [*options["variables"], *mounted.variables]
-        status, warnings = build.run(image, layer, command, keep_tmp=True, mounts=binds, **options)
+        status, warnings = build.run(
+            image, layer, command, keep_tmp=True, mounts=mounted.binds, **options
+        )
         if status:
             raise Error(f"the command failed with exit status {status}")
         made = imageconfig.files(config, created_by, layer=True)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import stat
 
-from plashlib import Error, container, namespaces, sources, store, work
+from plashlib import Error, binds, container, namespaces, sources, store, work
 
 TYPES = {
     "bind": {"target", "source", "from", "rw"},
@@ -104,16 +104,10 @@ def parse(text: str, expand) -> Mount:
     return mount
 
 
-def bind(source: str, target: str, read_only: bool) -> str:
-    """The -b of build that binds source at target."""
-    source, target = (each.replace(":", "\\:") for each in (source, target))
-    return f"{source}:{target}" + (":ro" if read_only else "")
-
-
 class Mounted:
     """Mounts that are made ready while a `with` statement runs, in a mount namespace of its own.
 
-    binds      for -b of build: SOURCE:TARGET[:ro]
+    binds      what the command is to see: binds.Bind
     variables  NAME=VALUE that the command gets
 
     Entering it raises Error, OSError.
@@ -121,7 +115,7 @@ class Mounted:
 
     def __init__(self, mounts: "list[Mount]", directory: str) -> None:
         self.mounts, self.directory = mounts, directory
-        self.binds: list[str] = []
+        self.binds: list[binds.Bind] = []
         self.variables: list[str] = []
         self._kept: list[work.Work] = []
         self._is_mounted = False
@@ -155,7 +149,12 @@ class Mounted:
             os.rmdir(self.directory)
 
     def _add(self, path, mount, read_only):
-        self.binds.append(bind(path, mount.target, read_only))
+        path = os.path.abspath(path)
+        bind = binds.Bind(path, mount.target, requested=True, read_only=read_only)
+        bind.shown = f"the {mount.type} mount"
+        # A mount below this one gets a mount point in it: it is no directory of the user's.
+        bind.private = not read_only and mount.type != "ssh"
+        self.binds.append(bind)
 
     def _open_cache(self, name):
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()

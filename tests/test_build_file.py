@@ -411,6 +411,21 @@ def test_run_mounts(plash, build, put):
     plash("clean").ok()
 
 
+def test_a_mount_below_another(plash, build, put):
+    put("src/main.c")
+    text = (
+        "FROM base\nRUN --mount=type=bind,target=/app,rw --mount=type=cache,target=/app/target"
+        " --mount=type=cache,target=/c --mount=type=cache,target=/c/d"
+        " touch /app/target/t /c/d/e && ls /app /app/target /c/d >/out\n"
+    )
+    listed = shown(plash, build(text).id, "cat", "/out").split()
+    assert {"/app:", "src", "target", "t", "e"} <= set(listed)
+    assert not (plash.place / "context/target").exists()
+    text = text.replace(",rw", "")
+    assert "cannot bind the cache mount on /app/target: " in build(text).error
+    plash("clean").ok()
+
+
 def test_a_cache_begins_as_a_copy_of_an_image(plash, build):
     text = (
         "FROM base AS first\nRUN mkdir /d && echo given >/d/file\nFROM base\n"
