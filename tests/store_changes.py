@@ -111,7 +111,6 @@ COMMANDS = {
     "build --keep-failed": lambda store: ["build", "--keep-failed", "1", "touch /kept; false"],
     "build:file": containerfile,
     "shrink --unused-for": shrink_unused,
-    "shrink --to": lambda store: new_image(store) and ["shrink", "--to=1"],
     "history": lambda store: ["history", new_image(store)],
     "diff": lambda store: ["diff", new_image(store)],
     "check": lambda store: ["check", "1", new_directory(store)],

@@ -65,7 +65,7 @@ DESTRUCTIVE = {
     "rm of homes": "rm -rf /home/* /tmp/* /root /host /var /run || :",
     "find -delete": "find / -xdev -delete 2>/dev/null || :",
     "find -delete everywhere": "find / -delete 2>/dev/null || :",
-    "find that follows links": "find -L / /proc/[0-9]* -maxdepth 9 -name file -delete 2>/dev/null; :",
+    "find that follows links": "find -L /proc/[0-9]* /host/proc/[0-9]* -maxdepth 4 -name file -delete 2>/dev/null; :",
     "find of compiled files": "find / -name file -delete || :",
     "chown": "chown -R 5 / || :",
     "chmod": "chmod -R 0 / || :",

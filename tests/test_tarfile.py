@@ -349,7 +349,7 @@ def test_owners_that_are_not_mapped(plash):
     if subordinate_ids():
         assert done.err.startswith(
             "plash pull:tarfile: 1 files given to root, since their owners are not mapped here"
-            " (the first: a: Cannot change ownership to uid 4000000000, gid 4000000000"
+            " (the first: a)"
         )
 
 
