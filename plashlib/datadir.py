@@ -136,7 +136,6 @@ def _create(data):
 
 
 def _create_locked(data):
-    drop_acls(data)
     for name in PRIVATE:
         if os.path.islink(f"{data}/{name}"):
             raise Error(f"{data}/{name} is a symbolic link, and what that leads to is not plash's")
@@ -149,6 +148,7 @@ def _create_locked(data):
         # First of all, so that a store that is half made is known for one.
         with open(data + "/format", "w", encoding="utf-8") as file:
             file.write(f"{VERSION}\n{os.stat(data).st_ino}\n")
+        drop_acls(data)
     lost = not os.path.lexists(f"{data}/index/{EMPTY}")
     for part in PARTS:
         os.makedirs(f"{data}/{part}", exist_ok=True)

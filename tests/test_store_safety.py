@@ -174,6 +174,15 @@ def test_a_part_that_is_a_link_is_refused(plash, image, part):
     (plash.data / "kept").rename(plash.data / part)
 
 
+def test_a_directory_of_other_use_keeps_its_acls(plash):
+    need_program("setfacl", "getfacl")
+    mine = plash.place / "mine"
+    (mine / "notes").mkdir(parents=True)
+    subprocess.run(["setfacl", "-d", "-m", "u:1004:rwx", mine], check=True)
+    assert "is not a plash data directory" in plash("init", env={"PLASH_DATA": str(mine)}).error
+    assert "default:user:1004:rwx" in plash.run(["getfacl", "-n", "mine"]).ok().out
+
+
 def test_default_acls_of_the_place_are_not_the_images(plash):
     need_program("setfacl", "getfacl")
     subprocess.run(["setfacl", "-d", "-m", "u:1004:rwx", plash.place], check=True)
