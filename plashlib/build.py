@@ -309,7 +309,10 @@ def _init(command, view, user):
     """
     # By default, process 1 gets no signals from its namespace but those it has handlers for.
     _restore_signals()
-    namespaces.unshare(namespaces.CLONE_NEWIPC)
+    try:
+        namespaces.call("unshare", namespaces.CLONE_NEWIPC)
+    except OSError:
+        pass  # the kernel has none: System V IPC is the host's
     namespaces.private_mounts()
     try:
         container.enter(view)

@@ -157,8 +157,11 @@ def add(view: "container.View", names: "list[str]") -> None:
 
 def _has_devices(path):
     """Whether path is a device, or a directory of devices such as /dev/dri."""
-    paths = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
-    return any(stat.S_IFMT(os.stat(each).st_mode) in (stat.S_IFCHR, stat.S_IFBLK) for each in paths)
+    if os.path.isdir(path):
+        found = [entry.stat(follow_symlinks=False) for entry in os.scandir(path)]
+    else:
+        found = [os.stat(path)]
+    return any(stat.S_ISCHR(each.st_mode) or stat.S_ISBLK(each.st_mode) for each in found)
 
 
 class Edits:

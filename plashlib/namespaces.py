@@ -261,12 +261,11 @@ def unshare(flags: int) -> None:
     try:
         call("unshare", flags)
     except OSError as error:
-        kinds = {CLONE_NEWUSER: "user", CLONE_NEWIPC: "ipc"}
-        raise refused(kinds.get(flags, "mount"), error) from None
+        raise refused("user" if flags & CLONE_NEWUSER else "mount", error) from None
 
 
 def refused(kind: str, error: OSError) -> Error:
-    """The Error for a namespace that cannot be made; kind is user, mount, ipc or pid."""
+    """The Error for a namespace that cannot be made; kind is user, mount or pid."""
     why = reason(error)
     if error.errno == errno.ENOSPC and not forbidden():
         setting = f"user.max_{'mnt' if kind == 'mount' else kind}_namespaces"

@@ -64,9 +64,8 @@ def _status(pid):
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
     if fields[0] in "ZX":
-        raise ProcessLookupError(
-            errno.ESRCH, os.strerror(errno.ESRCH)
-        )  # it only waits to be reaped
+        # It has ended, and its parent has not looked yet.
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     return fields[1], fields[3], fields[19]
 
 
