@@ -58,6 +58,11 @@ namespaces     libc, user, mount and pid namespaces, overlay, pivot_root
 __version__ = "0.1.0"
 
 
+def is_number(text: str) -> bool:
+    """Whether text is an ASCII decimal number; str.isdigit() takes digits that int() refuses."""
+    return text.isascii() and text.isdigit()
+
+
 class Error(Exception):
     """A failure that the user can act on: its text is one line without a full stop.
 

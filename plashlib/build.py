@@ -165,7 +165,7 @@ def run(
     Returns the exit status of command, as a shell has it, and warnings. All that it started has
     ended then. This process is root of its user namespace already. Raises Error, OSError.
     """
-    _keep_host_files()
+    _withhold_host_files()
     tmp = layer.path + "/tmp"
     os.mkdir(tmp)
     os.chmod(tmp, 0o1777)
@@ -202,7 +202,7 @@ def run(
         _remove_empty(layer.path)
 
 
-def _keep_host_files():
+def _withhold_host_files():
     """Keep what the caller has opened from the command, if the host can be changed by it.
 
     Directories can, and files that are open for writing; pipes are meant for the command, as in

@@ -105,9 +105,7 @@ def environment(
         for name in SOCKETS:
             if os.path.exists(socket(name, given) or ""):
                 passed[name] = given[name]
-    entries = own.decode(errors="surrogateescape").split("\0")
-    images = dict(entry.split("=", 1) for entry in entries if "=" in entry[1:])
-    result = {"PATH": PATH, **images, **passed, "container": "plash"}
+    result = {"PATH": PATH, **parse(own), **passed, "container": "plash"}
     for entry in more:
         name, equals, value = entry.partition("=")
         if not name:
@@ -115,6 +113,12 @@ def environment(
         if equals or name in given:
             result[name] = value if equals else given[name]
     return result
+
+
+def parse(own: bytes) -> "dict[str, str]":
+    """The variables of NAME=VALUE entries with NUL between them, as an image has them."""
+    entries = own.decode(errors="surrogateescape").split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry[1:])
 
 
 def socket(name: str, variables: "dict[str, str]") -> "str | None":

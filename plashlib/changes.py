@@ -14,8 +14,7 @@ def claim(directory: str, image: store.Image) -> None:
     overlay mounted, which container.mount_root() finds. Raises Error if another process has it, if
     it holds something else, or another image's changes, and OSError.
     """
-    real = os.path.realpath(directory) + "/"
-    if real.startswith(store.path() + "/") and not real.startswith(store.path() + "/tmp/"):
+    if store.is_part(os.path.realpath(directory)):
         raise Error(f"{directory} is in the data directory, which is plash's own")
     if not locks.try_lock(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)):
         raise Error(f"{directory} is in use by another process")

@@ -47,8 +47,7 @@ class View:
         own = (image and image.read("env")) or b""
         shared = "home" not in without
         self.environment = caller.environment(own, variables, shared)
-        entries = own.decode(errors="surrogateescape").split("\0")
-        self.images = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+        self.images = caller.parse(own)
         self.given = {entry.partition("=")[0] for entry in variables}
         self.as_me, self.without = as_me, without
         self.keep_ids = (os.geteuid(), os.getegid()) if as_me else None

@@ -5,7 +5,7 @@ Inside, 0 is the caller's own id, and 1 and up are its subordinate ids.
 
 import os
 
-from plashlib import Error, namespaces
+from plashlib import Error, is_number, namespaces
 
 UIDS, GIDS = 1, 2  # bits that name the kinds of ids
 FILES = ("newuidmap", "/etc/subuid", ()), ("newgidmap", "/etc/subgid", ("-g",))
@@ -159,15 +159,11 @@ def subordinate(
     for line in _lines(file):
         owner, _, numbers = line.partition(":")
         start, _, count = numbers.partition(":")
-        if owner in (name, str(uid)) and _is_number(start) and _is_number(count):
+        if owner in (name, str(uid)) and is_number(start) and is_number(count):
             found.append((int(start), int(count)))
     if not found and any(line.startswith("subid:") for line in _lines("/etc/nsswitch.conf")):
         found = _getsubids(name or str(uid), getsubids_options)
     return _without_overlaps(found)
-
-
-def _is_number(text):
-    return text.isascii() and text.isdigit()
 
 
 def _lines(file):

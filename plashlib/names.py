@@ -5,7 +5,7 @@ A link leads to index/ID. It is replaced by rename(2), so it leads to a whole im
 
 import os
 
-from plashlib import Error, store
+from plashlib import Error, is_number, store
 
 
 def target(link: str) -> "str | None":
@@ -46,7 +46,7 @@ def _point(link, to):
 
 
 def _link(name):
-    if name.isascii() and name.isdigit():
+    if is_number(name):
         raise Error(f"not a name: {name!r} (a number is an id)")
     if not name.isprintable():
         raise Error(f"not a name: {name!r} (it has control characters)")

@@ -107,7 +107,7 @@ def _removable(images, observer, used):
         if used == "refuse" and image.path in using:
             raise in_use(f"image {image.id}", using[image.path])
         for point in points:
-            if f"{point}/".startswith(f"{image.path}/"):
+            if store.is_below(point, image.path):
                 raise Error(f"image {image.id} has a mount at {point} (unmount it first)")
     return [image for image in images if image.path not in using]
 

@@ -2,7 +2,7 @@
 
 import json
 
-from plashlib import Error, containerfile, imageconfig
+from plashlib import Error, containerfile, imageconfig, is_number
 
 
 class SettingSteps:
@@ -130,8 +130,7 @@ class SettingSteps:
             if flag in flags:
                 check[name] = containerfile.duration(flags[flag])
         if "retries" in flags:
-            digits = flags["retries"]
-            if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
+            if not is_number(flags["retries"]) or len(flags["retries"]) > 9:
                 raise Error(f"not a number: {flags['retries']!r}")
             check["Retries"] = int(flags["retries"])
         self._set(state, instruction, "Healthcheck", check)

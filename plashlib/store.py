@@ -21,7 +21,7 @@ ids.become_root() first.
 import errno
 import os
 
-from plashlib import Error
+from plashlib import Error, is_number
 from plashlib.datadir import EMPTY, exists, init, is_image, location, path
 
 __all__ = ["EMPTY", "exists", "init", "is_image", "location", "path"]
@@ -80,7 +80,7 @@ class Image:
 
     def children(self) -> "list[Image]":
         """The images that were built on this one, the lowest id first. Raises OSError."""
-        found = [entry.name for entry in os.scandir(self.path) if _is_number(entry.name)]
+        found = [entry.name for entry in os.scandir(self.path) if is_number(entry.name)]
         nodes = [f"{self.path}/{each}" for each in sorted(found, key=int)]
         return [Image(each) for each in nodes if is_image(each)]
 
@@ -174,7 +174,7 @@ def image(text: str, allow_empty: bool = False) -> Image:
 
     Text that is no number is a name of map/. Raises Error if there is no such image.
     """
-    if not (text.isascii() and text.isdigit()):
+    if not is_number(text):
         return _named(text)
     if text != EMPTY and text[0] == "0":
         raise Error(f"not an image id: {text!r}")
@@ -203,14 +203,10 @@ def _named(name):
     raise Error(f"no image: {name!r} is neither an id nor a name")
 
 
-def _is_number(name):
-    return name.isascii() and name.isdigit()
-
-
 def images() -> "list[Image]":
     """All Images, the lowest id first, without the empty one. Raises Error, OSError."""
     found = []
-    numbers = sorted(int(each) for each in os.listdir(path() + "/index") if _is_number(each))
+    numbers = sorted(int(each) for each in os.listdir(path() + "/index") if is_number(each))
     for number in numbers:
         try:
             directory = node(str(number))
@@ -224,6 +220,11 @@ def images() -> "list[Image]":
 def is_below(inside: str, outside: str) -> bool:
     """Whether inside is the directory outside, or in it; both absolute, without symbolic links."""
     return (inside + "/").startswith(outside.rstrip("/") + "/")
+
+
+def is_part(directory: str) -> bool:
+    """Whether an absolute path without links is the data directory, or in it but not in tmp/."""
+    return is_below(directory, path()) and not directory.startswith(path() + "/tmp/")
 
 
 def removed_meanwhile(image: Image) -> Error:

@@ -2,7 +2,7 @@
 
 import os
 
-from plashlib import Error, ids, namespaces
+from plashlib import Error, ids, is_number, namespaces
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 HIGHEST_ID = (1 << 32) - 2  # -1 means "unchanged" to setresuid(2)
@@ -29,14 +29,14 @@ def find(text: str, read) -> User:
     entry = _entry(read(PASSWD), who)
     if entry:
         user = User(_number(entry[2]), _number(entry[3]), [], entry[0], entry[5] or "/")
-    elif who.isascii() and who.isdigit():
+    elif is_number(who):
         user = User(_number(who), 0, [])
     else:
         raise Error(f"the image has no user {who!r} in {PASSWD}")
     groups = read(GROUP)
     if group:
         found = _entry(groups, group, 3)
-        if not found and not (group.isascii() and group.isdigit()):
+        if not found and not is_number(group):
             raise Error(f"the image has no group {group!r} in {GROUP}")
         user.gid = _number(found[2] if found else group)
     elif user.name:
@@ -50,7 +50,7 @@ def find(text: str, read) -> User:
 
 
 def _is_id(text):
-    return text.isascii() and text.isdigit() and int(text) <= HIGHEST_ID
+    return is_number(text) and int(text) <= HIGHEST_ID
 
 
 def _number(text):
@@ -72,16 +72,19 @@ def become(user: User) -> None:
     """Become a User of this user namespace. Raises Error if its ids are not mapped."""
     if (os.geteuid(), os.getegid()) == (user.uid, user.gid):
         return
-    what = user_text = f"{user.uid}:{user.gid}"
     try:
         if max(map(namespaces.mapped, ("uid", "gid"))) == 1:
             # The one id that there is becomes this user's.
             ids.become_other(user.uid, user.gid)
             return
-        what = f"a member of the groups {', '.join(map(str, user.groups))}"
-        os.setgroups(user.groups)
-        what = user_text
+        try:
+            os.setgroups(user.groups)
+        except OSError as error:
+            groups = ", ".join(map(str, user.groups))
+            raise Error(
+                f"cannot become a member of the groups {groups}: {error.strerror}"
+            ) from None
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        raise Error(f"cannot become {what}: {error.strerror}") from None
+        raise Error(f"cannot become {user.uid}:{user.gid}: {error.strerror}") from None
