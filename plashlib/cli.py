@@ -74,6 +74,8 @@ def _docopt(header: headers.Header, arguments: "list[str]", roles: "list[str]") 
     try:
         import docopt
     except ImportError:
+        if headers.OPTION not in roles:
+            usage_error(usage)
         raise Error(
             "options need the Python package docopt, which is not installed (`make install`"
             " of plash bundles it)"

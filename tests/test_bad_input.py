@@ -234,3 +234,14 @@ def test_empty_and_odd_names(plash, image):
         plash("run", "..", "true").error == "plash run: no image: '..' is neither an id nor a name"
     )
     assert plash("pull:dir", "").error == "plash pull:dir: '': No such file or directory"
+
+
+def test_a_missing_argument_needs_no_docopt(plash):
+    (plash.place / "docopt.py").write_text("raise ImportError\n")
+    env = {"PYTHONPATH": str(plash.place)}
+    result = plash("rm", env=env)
+    assert (result.status, result.err) == (
+        2,
+        "plash rm: usage: plash rm [--recursive] [--force] ID ...\n",
+    )
+    assert "options need the Python package docopt" in plash("rm", "--force", "1", env=env).error
